@@ -1,0 +1,10 @@
+-- All tables are distributed by user_id and colocated: one user's rows, the fence and the outbox of a batch
+-- live in the same shard group on the same node. The shard count is citus.shard_count of this session.
+select create_distributed_table('inbox', 'user_id', colocate_with => 'none');
+select create_distributed_table('kafka_fence', 'user_id', colocate_with => 'inbox');
+select create_distributed_table('orders', 'user_id', colocate_with => 'inbox');
+select create_distributed_table('disputes', 'user_id', colocate_with => 'inbox');
+select create_distributed_table('outbox', 'user_id', colocate_with => 'inbox');
+select create_distributed_table('order_directory', 'user_id', colocate_with => 'inbox');
+select create_distributed_table('order_events', 'user_id', colocate_with => 'inbox');
+select create_distributed_table('dispute_events', 'user_id', colocate_with => 'inbox');

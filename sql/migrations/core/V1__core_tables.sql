@@ -1,0 +1,73 @@
+-- The tables that every layout has, with the same columns and keys. Each key contains user_id, so that the
+-- same statements run on one server, on manual shards and on Citus.
+
+-- What was taken already: the only deduplication. Never time-partitioned, because a unique key on a
+-- time-partitioned table contains the time and so deduplicates nothing.
+create table inbox (
+    user_id      uuid        not null,
+    source       text        not null,
+    event_id     text        not null,
+    payload_hash uuid        not null, -- xxh3-128: the same id with another payload is not a duplicate
+    received_at  timestamptz not null,
+    primary key (user_id, source, event_id)
+);
+
+-- How far a partition of a topic has been applied to this shard; moved in the transaction of the batch.
+-- user_id is the shard's anchor: a fixed uuid that hashes into the shard, so that the row lives there.
+create table kafka_fence (
+    user_id         uuid    not null,
+    topic           text    not null,
+    kafka_partition integer not null,
+    first_offset    bigint  not null, -- of the newest batch
+    next_offset     bigint  not null, -- the first offset that has not been applied
+    primary key (user_id, topic, kafka_partition)
+) with (fillfactor = 50); -- one row, updated with each batch: room for HOT updates
+
+create table orders (
+    user_id      uuid        not null,
+    order_id     text        not null,
+    status       text        not null check (status in ('created', 'updated', 'success', 'failed')),
+    version      bigint      not null, -- how many events were applied
+    base_version bigint      not null, -- the version from which this one was computed: the optimistic lock
+    amount_minor bigint      check (amount_minor >= 0),
+    currency     text,
+    created_at   timestamptz not null,
+    updated_at   timestamptz not null,
+    primary key (user_id, order_id),
+    check ((amount_minor is null) = (currency is null))
+) with (fillfactor = 80);
+
+create table disputes (
+    user_id         uuid        not null,
+    order_id        text        not null,
+    status          text        not null check (status in
+                        ('open', 'under_review', 'submitted', 'won', 'lost', 'closed', 'canceled')),
+    version         bigint      not null,
+    base_version    bigint      not null,
+    reason          text        not null,
+    amount_minor    bigint      not null check (amount_minor >= 0),
+    currency        text        not null,
+    opened_at       timestamptz not null,
+    updated_at      timestamptz not null,
+    evidence_due_at timestamptz,
+    primary key (user_id, order_id)
+) with (fillfactor = 80);
+
+-- What the relay has still to publish, one row an applied event.
+create table outbox (
+    user_id     uuid        not null,
+    source      text        not null,
+    event_id    text        not null,
+    order_id    text        not null,
+    version     bigint      not null,
+    status      text        not null,
+    received_at timestamptz not null,
+    primary key (user_id, source, event_id)
+);
+
+-- order -> user: finds an order without its user, by one index probe a shard.
+create table order_directory (
+    order_id text not null,
+    user_id  uuid not null,
+    primary key (order_id, user_id)
+);

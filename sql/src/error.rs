@@ -1,0 +1,155 @@
+//! What can go wrong with a database, and what a caller should do about it.
+
+use shardlane_citus::CitusError;
+use shardlane_router::{MapError, ShardId};
+use tokio_postgres::error::SqlState;
+
+use crate::identity::IdentityError;
+
+/// A failed statement, connection or precondition.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    /// Postgres or the connection to it.
+    #[error("{}", describe(.0))]
+    Postgres(#[source] tokio_postgres::Error),
+    /// No connection was free or could be made in time.
+    #[error("no connection to shard {shard} within {seconds} s{}", .last.as_deref().map(|last| format!(": {last}")).unwrap_or_default())]
+    PoolTimeout {
+        /// The shard.
+        shard: ShardId,
+        /// How long was waited, in seconds.
+        seconds: u64,
+        /// What the last attempt to connect said.
+        last: Option<String>,
+    },
+    /// A row was written by somebody else between our read and our write; fold anew.
+    #[error("a concurrent writer changed {table} under this batch")]
+    Conflict {
+        /// The table whose optimistic lock failed.
+        table: &'static str,
+    },
+    /// This batch, or a part of it, was applied before: a replay, or this worker is a zombie.
+    #[error("the fence of {topic}/{partition} is past offset {offset}: another worker was here")]
+    Fenced {
+        /// The topic.
+        topic: String,
+        /// The Kafka partition.
+        partition: i32,
+        /// The batch's first offset in that partition.
+        offset: i64,
+    },
+    /// The database is another shard than the map says, or has another epoch.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The Citus cluster cannot be routed to.
+    #[error(transparent)]
+    Citus(#[from] CitusError),
+    /// The map does not fit the databases.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A stored value that this version does not know.
+    #[error(
+        "{table} holds {value:?}, which this version does not know; was it written by a newer one?"
+    )]
+    UnknownValue {
+        /// The table.
+        table: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// Settings that contradict each other.
+    #[error("{0}")]
+    Settings(String),
+}
+
+/// What a caller should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Wait and try the same again.
+    Transient,
+    /// A row is at fault: the batch without it will pass.
+    Data,
+    /// Applied before: drop what the fence covers.
+    Fenced,
+    /// Neither waiting nor leaving rows out helps: stop and say so.
+    Permanent,
+}
+
+impl SqlError {
+    /// What to do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            SqlError::Postgres(error) => class_of(error),
+            SqlError::PoolTimeout { .. } | SqlError::Conflict { .. } => ErrorClass::Transient,
+            SqlError::Fenced { .. } => ErrorClass::Fenced,
+            SqlError::Citus(CitusError::Metadata(error)) => class_of(error),
+            SqlError::Identity(_)
+            | SqlError::Citus(_)
+            | SqlError::Map(_)
+            | SqlError::UnknownValue { .. }
+            | SqlError::Settings(_) => ErrorClass::Permanent,
+        }
+    }
+}
+
+/// Classes of SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn class_of(error: &tokio_postgres::Error) -> ErrorClass {
+    let Some(state) = error.code() else {
+        // No SQLSTATE: the connection broke. Values that the client could not encode are our own mistake, but
+        // they are about one row.
+        return if error.is_closed() || error.as_db_error().is_none() && is_io(error) {
+            ErrorClass::Transient
+        } else {
+            ErrorClass::Data
+        };
+    };
+    match &state.code()[..2] {
+        // A trigger or CHECK refused a row, or a value does not fit its type or one of the server's limits (JSON
+        // nested deeper than its stack).
+        "22" | "23" | "54" => ErrorClass::Data,
+        // Connection; rolled back (deadlock, serialization); out of resources; operator intervention; system.
+        "08" | "40" | "53" | "57" | "58" => ErrorClass::Transient,
+        // lock_not_available
+        _ if *state == SqlState::LOCK_NOT_AVAILABLE => ErrorClass::Transient,
+        _ => ErrorClass::Permanent,
+    }
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    std::iter::successors(std::error::Error::source(error), |error| error.source())
+        .any(|error| error.is::<std::io::Error>())
+}
+
+/// tokio-postgres alone shows just "db error".
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => {
+            let detail = db
+                .detail()
+                .map(|detail| format!(" ({detail})"))
+                .unwrap_or_default();
+            format!(
+                "Postgres says {}: {}{detail}",
+                db.code().code(),
+                db.message()
+            )
+        }
+        None => {
+            let chain: Vec<String> =
+                std::iter::successors(std::error::Error::source(error), |error| error.source())
+                    .map(ToString::to_string)
+                    .collect();
+            if chain.is_empty() {
+                error.to_string()
+            } else {
+                format!("{error}: {}", chain.join(": "))
+            }
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for SqlError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        SqlError::Postgres(error)
+    }
+}

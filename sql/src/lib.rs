@@ -1,0 +1,46 @@
+//! The only crate that speaks SQL to business tables: migrations, layouts, pools, and [`Store::stage`], which
+//! takes one shard's batch through one transaction.
+//!
+//! Invariants:
+//! - **A layout is DDL and a list of pools, not a code path**: the statements in `statements/` run on each.
+//! - **A few statements a batch, whatever its size**: never one a row.
+//! - **Once**: what `inbox` knows changes no state; the fence refuses a batch that was applied before.
+//! - **A manual shard knows its own slots and epoch**: CHECKs refuse a foreign row, and a connection to the wrong
+//!   shard is refused before it is used.
+//! - No Kafka and no HTTP here: whoever calls brings decoded events.
+
+mod digest;
+mod error;
+mod fold;
+mod identity;
+mod layout;
+mod migrate;
+mod rows;
+#[cfg(feature = "servers")]
+pub mod servers;
+mod session;
+mod stage;
+mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use digest::{Digest, DigestError, digest};
+pub use error::{ErrorClass, SqlError};
+pub use fold::{RejectReason, Rejected};
+pub use identity::{IdentityError, ShardIdentity};
+pub use layout::{CitusPath, Layout, UnknownLayout};
+pub use migrate::{Detail, MigrateError, migrate};
+pub use stage::{Origin, Record, Report, Staged};
+pub use store::{Backend, Store, StoreOptions, Target};
+
+/// The business tables, each with a `user_id` in every unique key; the first names Citus's colocation group.
+pub const TABLES: [&str; 8] = [
+    "inbox",
+    "kafka_fence",
+    "orders",
+    "disputes",
+    "outbox",
+    "order_directory",
+    "order_events",
+    "dispute_events",
+];

@@ -1,0 +1,205 @@
+//! One connection with its prepared statements: prepared once, used for each batch.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bb8_postgres::PostgresConnectionManager;
+use tokio_postgres::{Client, Config, NoTls, Statement};
+
+use shardlane_router::ShardId;
+
+use crate::identity::{self, ShardIdentity};
+use crate::{ErrorClass, SqlError};
+
+/// Declares the statements that a session prepares, each from its file in `statements/`.
+macro_rules! statements {
+    ($($name:ident),+ $(,)?) => {
+        pub(crate) struct Statements { $(pub(crate) $name: Statement),+ }
+
+        impl Statements {
+            async fn prepare(client: &Client) -> Result<Statements, tokio_postgres::Error> {
+                let ($($name),+) = futures_util::try_join!(
+                    $(client.prepare(include_str!(concat!("statements/", stringify!($name), ".sql")))),+
+                )?;
+                Ok(Statements { $($name),+ })
+            }
+        }
+    };
+}
+
+statements!(
+    move_fence,
+    read_fence,
+    insert_inbox,
+    read_inbox,
+    forget_rejected,
+    read_orders,
+    read_disputes,
+    upsert_orders,
+    upsert_disputes,
+    insert_order_events,
+    insert_dispute_events,
+    insert_outbox,
+    insert_directory,
+);
+
+/// A connection that was checked and prepared.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) statements: Statements,
+    /// Set while a transaction is open. A session whose caller went away in between is not used again.
+    pub(crate) in_transaction: bool,
+}
+
+/// Makes sessions to one database; refuses a database that is not the expected shard.
+pub(crate) struct SessionManager {
+    postgres: PostgresConnectionManager<NoTls>,
+    database: String,
+    expected: Option<ShardIdentity>,
+}
+
+impl SessionManager {
+    pub(crate) fn new(config: Config, expected: Option<ShardIdentity>) -> Self {
+        let database = describe(&config);
+        SessionManager {
+            postgres: PostgresConnectionManager::new(config, NoTls),
+            database,
+            expected,
+        }
+    }
+}
+
+impl bb8::ManageConnection for SessionManager {
+    type Connection = Session;
+    type Error = SqlError;
+
+    async fn connect(&self) -> Result<Session, SqlError> {
+        let client = self.postgres.connect().await?;
+        if let Some(expected) = &self.expected {
+            identity::verify(&client, &self.database, expected).await?;
+        }
+        let statements = Statements::prepare(&client).await?;
+        Ok(Session {
+            client,
+            statements,
+            in_transaction: false,
+        })
+    }
+
+    async fn is_valid(&self, session: &mut Session) -> Result<(), SqlError> {
+        Ok(session.client.batch_execute("").await?)
+    }
+
+    fn has_broken(&self, session: &mut Session) -> bool {
+        session.in_transaction || session.client.is_closed()
+    }
+}
+
+/// A pool of sessions to one database. It does not test a connection before each use: a broken one fails its batch
+/// with a transient error, which is retried on another.
+pub(crate) struct Pool {
+    sessions: bb8::Pool<SessionManager>,
+    last_error: LastError,
+    connect_timeout: Duration,
+}
+
+/// What the last failed attempt to connect said. bb8 connects in the background, and tells a waiting caller no more
+/// than that the time is over.
+#[derive(Debug, Clone, Default)]
+struct LastError(Arc<Mutex<Option<SqlError>>>);
+
+impl LastError {
+    fn replace(&self, error: Option<SqlError>) -> Option<SqlError> {
+        std::mem::replace(
+            &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            error,
+        )
+    }
+}
+
+impl bb8::ErrorSink<SqlError> for LastError {
+    fn sink(&self, error: SqlError) {
+        self.replace(Some(error));
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<SqlError>> {
+        Box::new(self.clone())
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(
+        config: Config,
+        expected: Option<ShardIdentity>,
+        connections_max: u32,
+        connect_timeout: Duration,
+    ) -> Pool {
+        let last_error = LastError::default();
+        let sessions = bb8::Pool::builder()
+            .max_size(connections_max)
+            .connection_timeout(connect_timeout)
+            .test_on_check_out(false)
+            .retry_connection(false)
+            .error_sink(Box::new(last_error.clone()))
+            .build_unchecked(SessionManager::new(config, expected));
+        Pool {
+            sessions,
+            last_error,
+            connect_timeout,
+        }
+    }
+
+    /// Makes the first session, and says at once why there can be none.
+    pub(crate) async fn open(&self, shard: ShardId) -> Result<(), SqlError> {
+        let first =
+            tokio::time::timeout(self.connect_timeout, self.sessions.dedicated_connection());
+        let session = first.await.unwrap_or_else(|_| Err(self.timed_out(shard)))?;
+        // A full pool would have sessions enough.
+        self.sessions.add(session).ok();
+        Ok(())
+    }
+
+    pub(crate) async fn get(
+        &self,
+        shard: ShardId,
+    ) -> Result<bb8::PooledConnection<'_, SessionManager>, SqlError> {
+        match self.sessions.get().await {
+            Ok(session) => {
+                self.last_error.replace(None);
+                Ok(session)
+            }
+            Err(bb8::RunError::User(error)) => Err(error),
+            Err(bb8::RunError::TimedOut) => Err(self.timed_out(shard)),
+        }
+    }
+
+    /// A refusal that waiting does not cure comes back as what it is.
+    fn timed_out(&self, shard: ShardId) -> SqlError {
+        match self.last_error.replace(None) {
+            Some(error) if error.class() == ErrorClass::Permanent => error,
+            last => SqlError::PoolTimeout {
+                shard,
+                seconds: self.connect_timeout.as_secs(),
+                last: last.map(|error| error.to_string()),
+            },
+        }
+    }
+}
+
+/// host:port/name of a DSN, without its user and password, for messages.
+pub(crate) fn database_name(url: &str) -> String {
+    url.parse().map_or_else(
+        |_| "(unreadable DSN)".to_owned(),
+        |config: Config| describe(&config),
+    )
+}
+
+fn describe(config: &Config) -> String {
+    let host = match config.get_hosts().first() {
+        Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
+        Some(tokio_postgres::config::Host::Unix(path)) => path.display().to_string(),
+        None => "localhost".to_owned(),
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    format!("{host}:{port}/{}", config.get_dbname().unwrap_or("?"))
+}
