@@ -1,0 +1,199 @@
+//! The two ways on: into Kafka, or straight into the database.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backon::{ExponentialBuilder, Retryable};
+use shardlane_domain::Event;
+use shardlane_sql::{ErrorClass, Record, RejectReason, SqlError, Store, Target};
+use shardlane_worker::Publisher;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::problem::Problem;
+use crate::webhook::Answer;
+
+/// Where events go.
+#[derive(Clone)]
+pub enum Mode {
+    /// Into Kafka, for workers to apply. The publisher's timeout should be shorter than the request's deadline.
+    Kafka(Publisher),
+    /// Into the database, within the request.
+    Direct(Arc<Store>),
+}
+
+/// What one transaction did with the event.
+enum Fate {
+    Kept(Answer),
+    Rejected(RejectReason),
+}
+
+impl Mode {
+    /// Makes the event durable, or says why it is not. `retry_budget`: after it a failed try is the last.
+    pub(crate) async fn take(
+        &self,
+        event: Event,
+        retry_budget: Duration,
+    ) -> Result<Answer, Problem> {
+        match self {
+            Mode::Kafka(publisher) => publish(publisher, &event).await,
+            Mode::Direct(store) => apply(store, event, retry_budget).await,
+        }
+    }
+
+    /// Asks the broker or the database for anything at all. `turn` is given back when the question is over, which
+    /// may be after the caller went away.
+    pub(crate) async fn ping(
+        &self,
+        deadline: Duration,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), Problem> {
+        let silence = Problem::NotReady {
+            what: self.silence(),
+        };
+        match self {
+            Mode::Kafka(publisher) => {
+                let publisher = publisher.clone();
+                let question = tokio::task::spawn_blocking(move || {
+                    let answer = publisher.ping(deadline);
+                    drop(turn);
+                    answer
+                });
+                match question.await {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(error)) => {
+                        tracing::warn!(error = chain(&error), "the broker does not answer");
+                        Err(silence)
+                    }
+                    Err(error) => {
+                        tracing::error!(error = chain(&error), "the probe panicked");
+                        Err(silence)
+                    }
+                }
+            }
+            Mode::Direct(store) => {
+                let answer = store.ping().await;
+                drop(turn);
+                answer.map(drop).map_err(|error| {
+                    tracing::warn!(error = chain(&error), "the database does not answer");
+                    silence
+                })
+            }
+        }
+    }
+
+    /// What a probe says when nobody answers.
+    pub(crate) fn silence(&self) -> &'static str {
+        match self {
+            Mode::Kafka(_) => "the Kafka broker does not answer",
+            Mode::Direct(_) => "the database does not answer",
+        }
+    }
+}
+
+/// Whatever Kafka's reason, the event is not acknowledged and may be sent again: a broker that is away comes back,
+/// and a missing topic or right is an operator's to mend. The event itself cannot be at fault: it was validated,
+/// and is far below a record's limit.
+async fn publish(publisher: &Publisher, event: &Event) -> Result<Answer, Problem> {
+    match publisher.publish(event).await {
+        Ok(published) => Ok(Answer::Accepted {
+            partition: published.partition,
+            offset: published.offset,
+        }),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "not published");
+            Err(Problem::Unavailable {
+                what: "Kafka did not acknowledge the event",
+            })
+        }
+    }
+}
+
+/// Nine tries at most, with about four seconds of pauses.
+const RETRY: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(20))
+    .with_max_delay(Duration::from_secs(1))
+    .with_max_times(8)
+    .with_jitter();
+
+async fn apply(store: &Store, event: Event, retry_budget: Duration) -> Result<Answer, Problem> {
+    let started = Instant::now();
+    let target = store.target_of(event.user_id);
+    // Across the tries the same event: a try whose commit was lost on the way makes the next one a duplicate.
+    let records = [Record {
+        event,
+        origin: None,
+    }];
+    let fate = (|| apply_once(store, target, &records))
+        .retry(RETRY)
+        .when(|error| error.class() == ErrorClass::Transient && started.elapsed() < retry_budget)
+        .notify(|error, delay| {
+            tracing::debug!(error = chain(error), ?delay, "trying again");
+        })
+        .await;
+    let error = match fate {
+        Ok(Fate::Kept(answer)) => return Ok(answer),
+        Ok(Fate::Rejected(reason)) => return Err(Problem::Rejected(reason)),
+        Err(error) => error,
+    };
+    match error.class() {
+        ErrorClass::Transient => {
+            tracing::warn!(error = chain(&error), "not applied");
+            Err(Problem::Unavailable {
+                what: "the database is not available",
+            })
+        }
+        // The text of a database's error may quote the payload; the SQLSTATE is enough to find the statement.
+        ErrorClass::Data => {
+            tracing::warn!(
+                sqlstate = sqlstate(&error),
+                "the database refuses the event"
+            );
+            Err(Problem::Unstorable)
+        }
+        ErrorClass::Fenced | ErrorClass::Permanent => {
+            tracing::error!(error = chain(&error), "not applied");
+            Err(Problem::Internal)
+        }
+    }
+}
+
+async fn apply_once(store: &Store, target: Target, records: &[Record]) -> Result<Fate, SqlError> {
+    let staged = store.stage(target, records).await?;
+    if let Some(rejected) = staged.report().rejected.first() {
+        let reason = rejected.reason;
+        // The inbox forgets it too, so that it may be sent again.
+        staged.rollback().await?;
+        return Ok(Fate::Rejected(reason));
+    }
+    let report = staged.commit().await?;
+    Ok(Fate::Kept(if report.applied > 0 {
+        Answer::Applied
+    } else if report.stale > 0 {
+        Answer::Stale
+    } else {
+        Answer::Duplicate
+    }))
+}
+
+fn sqlstate(error: &SqlError) -> &str {
+    let SqlError::Postgres(error) = error else {
+        return "none";
+    };
+    error.code().map_or("none", |state| state.code())
+}
+
+/// An error with its sources, each said once: some errors of the house show their source themselves.
+fn chain(error: &dyn Error) -> String {
+    let mut sentence = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let text = source.to_string();
+        if !sentence.contains(&text) {
+            sentence.push_str(": ");
+            sentence.push_str(&text);
+        }
+        next = source.source();
+    }
+    sentence
+}

@@ -1,0 +1,260 @@
+//! Every error answer, as a problem of RFC 9457.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use shardlane_domain::{DecodeError, PAYLOAD_BYTES_MAX};
+use shardlane_sql::RejectReason;
+
+/// What each problem's type begins with; the name after it never changes its meaning. The `problem_details` crate
+/// keeps a type as `http::Uri`, which cannot hold a URN.
+pub const PROBLEM_TYPE_PREFIX: &str = "urn:shardlane:problem:";
+/// When to try again after a 503.
+pub const RETRY_AFTER_SECONDS: u16 = 5;
+
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// What can be wrong with a request, or with us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// The sender's request.
+    ContentType,
+    BodyTooLarge,
+    BodyTooSlow,
+    BodyBroken,
+    /// Not JSON; the decoder's sentence.
+    Malformed(String),
+    /// JSON that is not the event; the decoder's sentence.
+    Invalid(String),
+    /// The database refuses a value that the decoder let through.
+    Unstorable,
+    NotFound,
+    MethodNotAllowed,
+    /// The event met a state that does not take it; nothing of it was kept.
+    Rejected(RejectReason),
+    /// Ours, and it passes.
+    Unavailable {
+        what: &'static str,
+    },
+    NotReady {
+        what: &'static str,
+    },
+    Deadline,
+    /// Ours, and somebody must look.
+    Internal,
+    /// Whatever else the HTTP library answers.
+    Other(StatusCode),
+}
+
+/// The members of RFC 9457, section 3.1.
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: Cow<'a, str>,
+    title: &'a str,
+    status: u16,
+    detail: Cow<'a, str>,
+}
+
+impl Problem {
+    /// Status, name, title, and what to do.
+    fn parts(&self) -> (StatusCode, &'static str, &'static str, Cow<'_, str>) {
+        use StatusCode as S;
+        match self {
+            Problem::ContentType => (
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "content-type",
+                "Unsupported content type",
+                "send the webhook with `content-type: application/json`".into(),
+            ),
+            Problem::BodyTooLarge => (
+                S::PAYLOAD_TOO_LARGE,
+                "body-too-large",
+                "Body too large",
+                format!("a webhook may have {PAYLOAD_BYTES_MAX} bytes; send less").into(),
+            ),
+            Problem::BodyTooSlow => (
+                S::REQUEST_TIMEOUT,
+                "body-too-slow",
+                "Body too slow",
+                "the body did not arrive in time; send it again, at once".into(),
+            ),
+            Problem::BodyBroken => (
+                S::BAD_REQUEST,
+                "body-incomplete",
+                "Body incomplete",
+                "the body ended before its end; send all of it".into(),
+            ),
+            Problem::Malformed(sentence) => (
+                S::BAD_REQUEST,
+                "malformed-json",
+                "Malformed JSON",
+                sentence.into(),
+            ),
+            Problem::Invalid(sentence) => (
+                S::UNPROCESSABLE_ENTITY,
+                "invalid-event",
+                "Invalid event",
+                sentence.into(),
+            ),
+            Problem::Unstorable => (
+                S::UNPROCESSABLE_ENTITY,
+                "unstorable-event",
+                "Event cannot be stored",
+                "a value of this event cannot be stored; correct it before sending it again".into(),
+            ),
+            Problem::NotFound => (
+                S::NOT_FOUND,
+                "not-found",
+                "Not found",
+                "post to /webhooks/payments/orders or /webhooks/payments/chargebacks".into(),
+            ),
+            Problem::MethodNotAllowed => (
+                S::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "Method not allowed",
+                "use a method that the header `allow` names".into(),
+            ),
+            Problem::Rejected(reason) => rejected(*reason),
+            Problem::Unavailable { what } => (
+                S::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "Temporarily unavailable",
+                format!("{what}; the webhook is not acknowledged: send it again").into(),
+            ),
+            Problem::NotReady { what } => (
+                S::SERVICE_UNAVAILABLE,
+                "not-ready",
+                "Not ready",
+                (*what).into(),
+            ),
+            Problem::Deadline => (
+                S::SERVICE_UNAVAILABLE,
+                "deadline",
+                "Out of time",
+                "the webhook could not be taken in time and is not acknowledged: send it again"
+                    .into(),
+            ),
+            Problem::Internal => (
+                S::INTERNAL_SERVER_ERROR,
+                "internal",
+                "Internal error",
+                "the webhook is not acknowledged; the operator's log says why. Send it again later"
+                    .into(),
+            ),
+            Problem::Other(status) => {
+                let reason = status.canonical_reason().unwrap_or("Error");
+                (*status, "", reason, reason.into())
+            }
+        }
+    }
+
+    /// The problem behind an answer that somebody else made: the router, a limit, the deadline.
+    fn of(status: StatusCode) -> Problem {
+        match status {
+            StatusCode::NOT_FOUND => Problem::NotFound,
+            StatusCode::METHOD_NOT_ALLOWED => Problem::MethodNotAllowed,
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::BodyTooLarge,
+            // The timeout layer is the only one that answers so without a body.
+            StatusCode::SERVICE_UNAVAILABLE => Problem::Deadline,
+            StatusCode::INTERNAL_SERVER_ERROR => Problem::Internal,
+            other => Problem::Other(other),
+        }
+    }
+}
+
+/// Nothing of a rejected event is kept, so it may come again, and it means the same then.
+fn rejected(reason: RejectReason) -> (StatusCode, &'static str, &'static str, Cow<'static, str>) {
+    let (name, title, todo) = match reason {
+        RejectReason::Illegal { .. } => (
+            "illegal-transition",
+            "Illegal transition",
+            "look at the order of your events",
+        ),
+        RejectReason::TooEarly => (
+            "out-of-order",
+            "Out of order",
+            "send the opening event, then this one again",
+        ),
+        RejectReason::DifferentPayload => (
+            "event-id-reused",
+            "Event id reused",
+            "give each event its own provider_event_id, and repeat an event byte for byte",
+        ),
+    };
+    (
+        StatusCode::CONFLICT,
+        name,
+        title,
+        format!("{reason}; nothing was kept: {todo}").into(),
+    )
+}
+
+impl Problem {
+    /// What is wrong with `payload`, which the decoder refuses.
+    pub(crate) fn refused(error: DecodeError, payload: &[u8]) -> Problem {
+        let sentence = error.to_string();
+        match error {
+            DecodeError::TooLong(_) => Problem::BodyTooLarge,
+            DecodeError::NotUtf8 => Problem::Malformed(sentence),
+            DecodeError::Json(_) | DecodeError::NotAnObject if !is_json(payload) => {
+                Problem::Malformed(sentence)
+            }
+            DecodeError::Json(_)
+            | DecodeError::NotAnObject
+            | DecodeError::TooDeep
+            | DecodeError::LoneSurrogate
+            | DecodeError::NulEscape
+            | DecodeError::Field { .. }
+            | DecodeError::Money(_) => Problem::Invalid(sentence),
+        }
+    }
+}
+
+/// Not by `serde_json::Error::classify`: it calls a number in the place of a status a syntax error. And ignored
+/// strings are not checked for UTF-8, which JSON is.
+fn is_json(payload: &[u8]) -> bool {
+    std::str::from_utf8(payload)
+        .is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, name, title, detail) = self.parts();
+        let r#type = match self {
+            // RFC 9457, section 4.2.1: nothing to say beyond the status.
+            Problem::Other(_) => Cow::Borrowed("about:blank"),
+            _ => format!("{PROBLEM_TYPE_PREFIX}{name}").into(),
+        };
+        let body = Body {
+            r#type,
+            title,
+            status: status.as_u16(),
+            detail,
+        };
+        let mut headers = HeaderMap::new();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        let mut response = (status, headers, axum::Json(body)).into_response();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, CONTENT_TYPE);
+        response
+    }
+}
+
+/// Turns an error answer that is no problem yet into one, and keeps what the answer says in `allow`.
+pub(crate) async fn dress(response: Response) -> Response {
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || response.headers().get(header::CONTENT_TYPE) == Some(&CONTENT_TYPE) {
+        return response;
+    }
+    let mut dressed = Problem::of(status).into_response();
+    if let Some(allow) = response.headers().get(header::ALLOW) {
+        dressed.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    dressed
+}

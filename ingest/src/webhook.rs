@@ -1,0 +1,96 @@
+//! One webhook, from its bytes to its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+use shardlane_domain::{Event, Source};
+use shardlane_worker::accepted_now;
+use tokio::time::timeout;
+
+use crate::Mode;
+use crate::health::Probe;
+use crate::problem::Problem;
+
+/// What all requests share.
+pub(crate) struct Door {
+    pub(crate) mode: Mode,
+    pub(crate) body_deadline: Duration,
+    /// After this time a failed try is the last.
+    pub(crate) retry_budget: Duration,
+    pub(crate) probe: Probe,
+}
+
+/// The good answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub(crate) enum Answer {
+    /// All replicas of the broker have it; a worker will apply it.
+    Accepted { partition: i32, offset: i64 },
+    /// It changed the state, and that is committed.
+    Applied,
+    /// It was taken before, with the same payload.
+    Duplicate,
+    /// The state knows something newer; it is in the log and changed nothing.
+    Stale,
+}
+
+/// Validates, stamps with the time of acceptance, and hands over.
+pub(crate) async fn take(
+    source: Source,
+    State(door): State<Arc<Door>>,
+    Payload(payload): Payload,
+) -> Result<Answer, Problem> {
+    let event = Event::decode(source, payload.clone(), accepted_now())
+        .map_err(|error| Problem::refused(error, &payload))?;
+    tracing::Span::current()
+        .record("user_id", tracing::field::display(event.user_id))
+        .record("event_id", &event.event_id);
+    door.mode.take(event, door.retry_budget).await
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Answer::Accepted { .. } => StatusCode::ACCEPTED,
+            Answer::Applied | Answer::Duplicate | Answer::Stale => StatusCode::OK,
+        };
+        (status, Json(self)).into_response()
+    }
+}
+
+/// A body that claims to be JSON, whole and in time. Not axum's `Json`, because the bytes must travel on.
+pub(crate) struct Payload(Bytes);
+
+impl FromRequest<Arc<Door>> for Payload {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, door: &Arc<Door>) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::ContentType);
+        }
+        match timeout(door.body_deadline, Bytes::from_request(request, door)).await {
+            Ok(Ok(bytes)) => Ok(Payload(bytes)),
+            Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(
+                _,
+            )))) => Err(Problem::BodyTooLarge),
+            Ok(Err(_)) => Err(Problem::BodyBroken),
+            Err(_) => Err(Problem::BodyTooSlow),
+        }
+    }
+}
+
+/// `application/json`, in any case, with or without parameters; JSON has no other encoding than UTF-8 anyway.
+fn is_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}

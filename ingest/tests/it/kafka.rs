@@ -1,0 +1,201 @@
+//! Kafka mode: acknowledged is what the broker has, where the map says.
+
+use std::time::{Duration, Instant};
+
+use axum::http::{StatusCode, header};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::json;
+use shardlane_domain::Source;
+use shardlane_ingest::{IngestSettings, router};
+use shardlane_local::{Kafka, KafkaOptions};
+use shardlane_router::RouteKey;
+use shardlane_sql::testing::{TEST_PARTITIONS, test_map, unique};
+use shardlane_worker::{
+    HEADER_EPOCH, HEADER_HASH_ID, HEADER_SLOT, TopicSet, accepted_now, create_topics,
+};
+use uuid::Uuid;
+
+use crate::support::{
+    CHARGEBACKS, FakeBroker, ORDERS, chargeback, get, order, post, publisher, send,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The record at one place.
+fn read(
+    bootstrap: &str,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> rdkafka::message::OwnedMessage {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "test")
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    let mut place = TopicPartitionList::new();
+    place
+        .add_partition_offset(topic, partition, Offset::Offset(offset))
+        .unwrap();
+    consumer.assign(&place).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) {
+            return message.detach();
+        }
+    }
+    panic!("{topic}/{partition} has nothing at {offset} after {PATIENCE:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_event_is_in_the_partition_that_the_map_names() {
+    let Some(bootstrap) = shardlane_sql::testing::kafka().await else {
+        return;
+    };
+    let prefix = unique("ingest");
+    let topics = TopicSet::with_prefix(&prefix);
+    create_topics(&bootstrap, &topics, TEST_PARTITIONS, 1, &[])
+        .await
+        .unwrap();
+    let app = router(
+        publisher(&bootstrap, &prefix, Duration::from_secs(5)),
+        &IngestSettings::default(),
+    );
+    send(&app, get("/readyz"))
+        .await
+        .is(200, &json!({"status": "ready"}));
+    let map = test_map();
+    for source in Source::ALL {
+        for _ in 0..6 {
+            let user = Uuid::new_v4();
+            let (path, body) = match source {
+                Source::Orders => (ORDERS, order(user, "e-1", "created", 10)),
+                Source::Chargebacks => (CHARGEBACKS, chargeback(user, "c-1", "opened", 10)),
+            };
+            let before = accepted_now().as_millisecond();
+            let reply = send(&app, post(path, body.clone())).await;
+            let after = accepted_now().as_millisecond();
+            assert_eq!(reply.status, StatusCode::ACCEPTED, "{reply:?}");
+            assert_eq!(reply.body["status"], "accepted");
+            let route = map.route(&RouteKey::Uuid(user));
+            assert_eq!(reply.body["partition"], route.partition.0);
+
+            let offset = reply.body["offset"].as_i64().unwrap();
+            let record = read(&bootstrap, &topics.of(*source), route.partition.0, offset);
+            assert_eq!(record.key().unwrap(), user.to_string().as_bytes());
+            assert_eq!(record.payload().unwrap(), body.as_bytes(), "byte for byte");
+            let accepted_at = record.timestamp().to_millis().unwrap();
+            assert!(
+                (before..=after).contains(&accepted_at),
+                "{before} {accepted_at} {after}"
+            );
+            let headers: Vec<(&str, &str)> = record
+                .headers()
+                .unwrap()
+                .iter()
+                .map(|header| {
+                    (
+                        header.key,
+                        std::str::from_utf8(header.value.unwrap()).unwrap(),
+                    )
+                })
+                .collect();
+            let slot = route.slot.index().to_string();
+            for expected in [
+                (HEADER_HASH_ID, map.hash().id()),
+                (HEADER_EPOCH, "1"),
+                (HEADER_SLOT, &slot),
+            ] {
+                assert!(headers.contains(&expected), "{expected:?} in {headers:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_broker_is_away_events_are_refused_and_taken_when_it_is_back() {
+    let Some(()) = shardlane_local::require("kafka") else {
+        return;
+    };
+    let broker = Kafka::start(KafkaOptions::default()).await.unwrap();
+    let bootstrap = broker.bootstrap();
+    create_topics(
+        &bootstrap,
+        &TopicSet::with_prefix(""),
+        TEST_PARTITIONS,
+        1,
+        &[],
+    )
+    .await
+    .unwrap();
+    let settings = IngestSettings::default();
+    let app = router(publisher(&bootstrap, "", Duration::from_secs(2)), &settings);
+    let user = Uuid::now_v7();
+    let body = order(user, "e-1", "created", 10);
+    assert_eq!(
+        send(&app, post(ORDERS, body.clone())).await.status,
+        StatusCode::ACCEPTED
+    );
+
+    broker.kill().await.unwrap();
+    let started = Instant::now();
+    send(&app, post(ORDERS, body.clone()))
+        .await
+        .is_problem(503, "unavailable");
+    assert!(
+        started.elapsed() < settings.request_deadline,
+        "{:?}",
+        started.elapsed()
+    );
+    send(&app, get("/readyz"))
+        .await
+        .is_problem(503, "not-ready");
+    send(&app, get("/livez"))
+        .await
+        .is(200, &json!({"status": "alive"}));
+
+    broker.restart().await.unwrap();
+    // The client notices within its reconnect delay; until then the answer stays 503.
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let reply = send(&app, post(ORDERS, body.clone())).await;
+        if reply.status == StatusCode::ACCEPTED {
+            break;
+        }
+        reply.is_problem(503, "unavailable");
+        assert!(
+            Instant::now() < until,
+            "the broker is back since {PATIENCE:?}: {reply:?}"
+        );
+    }
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deadline_answers_when_the_publisher_is_more_patient() {
+    let broker = FakeBroker::start();
+    let settings = IngestSettings {
+        request_deadline: Duration::from_millis(400),
+        body_deadline: Duration::from_millis(200),
+        probe_deadline: Duration::from_millis(200),
+        ..IngestSettings::default()
+    };
+    let app = router(broker.mode(Duration::from_secs(30)), &settings);
+    broker.go_away();
+    let started = Instant::now();
+    let body = order(Uuid::now_v7(), "e-1", "created", 10);
+    let reply = send(&app, post(ORDERS, body)).await;
+    reply.is_problem(503, "deadline");
+    assert_eq!(
+        reply.header(header::CONTENT_TYPE),
+        "application/problem+json"
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+}

@@ -1,0 +1,72 @@
+//! What a log holds: ids and our own errors, never what a provider sent.
+
+use std::io::{Read, Seek};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use shardlane_ingest::{IngestSettings, Server};
+use tracing_subscriber::filter::LevelFilter;
+use uuid::Uuid;
+
+use crate::support::{FakeBroker, ORDERS, order, post, send};
+
+/// On one thread, because the subscriber is this thread's only.
+#[tokio::test]
+async fn logs_hold_the_ids_and_the_warning_and_no_payload() {
+    let log = Arc::new(tempfile::tempfile().unwrap());
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
+        .with_ansi(false)
+        .with_writer(Arc::clone(&log))
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let broker = FakeBroker::start();
+    let app = broker.router();
+    let user = Uuid::now_v7();
+    let good = order(user, "e-77", "created", 10);
+    let with_secret = good.replace("\"amount\"", "\"secret\":\"4111111111111111\",\"amount\"");
+    let reply = send(
+        &app,
+        post(&format!("{ORDERS}?token=4111111111111111"), with_secret),
+    )
+    .await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED);
+    let reply = send(
+        &app,
+        post(ORDERS, good.replace("created\"", "4111111111111111\"")),
+    )
+    .await;
+    reply.is_problem(422, "invalid-event");
+    assert!(
+        reply.body["detail"]
+            .as_str()
+            .unwrap()
+            .contains("4111111111111111"),
+        "{reply:?}"
+    );
+    send(&app, post(ORDERS, "4111111111111111 is no JSON"))
+        .await
+        .is_problem(400, "malformed-json");
+
+    let settings = IngestSettings {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        ..IngestSettings::default()
+    };
+    let server = Server::bind(settings, broker.mode(Duration::from_secs(5)))
+        .await
+        .unwrap();
+    server.run(std::future::ready(())).await.unwrap();
+
+    let mut file = &*log;
+    file.rewind().unwrap();
+    let mut log = String::new();
+    file.read_to_string(&mut log).unwrap();
+    assert!(
+        log.contains(&user.to_string()) && log.contains("e-77"),
+        "{log}"
+    );
+    assert!(log.contains("WEBHOOK SIGNATURES ARE NOT VERIFIED"), "{log}");
+    assert!(!log.contains("4111111111111111"), "{log}");
+}

@@ -1,0 +1,8 @@
+//! The front door from outside. One binary, so that all tests share one Postgres and one broker.
+
+mod bad_input;
+mod direct;
+mod kafka;
+mod logs;
+mod server;
+mod support;
