@@ -1,0 +1,38 @@
+//! Kafka to shards. One thread polls; each assigned partition has a lane, a task that batches its records, groups
+//! them by shard and takes each group through one transaction.
+//!
+//! Invariants:
+//! - **The key decides, not the partition**: a record in a foreign partition is applied to its user's shard and
+//!   counted as misrouted.
+//! - **An offset is committed only after the database's commit**, and after the broker has acknowledged every dead
+//!   letter before it.
+//! - **Nothing vanishes**: a record ends as a row, as a counted duplicate, or as a dead letter.
+//! - **A lane that cannot go on stops its own partition only**: it is paused, and resumes by itself.
+//! - **Everything is bounded**: rows and bytes of a batch, records that wait, retries' delay.
+//!
+//! No SQL here, and no routing table: `shardlane-sql` and `shardlane-router` have those.
+
+mod dead_letter;
+mod error;
+mod lane;
+mod poller;
+mod publisher;
+mod record;
+mod settings;
+mod stats;
+mod topics;
+
+pub use error::WorkerError;
+pub use poller::Worker;
+pub use publisher::{PublishError, Published, Publisher, accepted_now};
+pub use settings::WorkerSettings;
+pub use stats::{Counts, Stats};
+pub(crate) use topics::DLQ_MESSAGE_BYTES_MAX;
+pub use topics::{DLQ_SUFFIX, TopicError, TopicSet, create_topics, delete_topics, verify_topics};
+
+/// Kafka header: the id of the hash that placed the record.
+pub const HEADER_HASH_ID: &str = "shardlane-hash-id";
+/// Kafka header: the epoch of the map that placed the record.
+pub const HEADER_EPOCH: &str = "shardlane-epoch";
+/// Kafka header: the user's slot.
+pub const HEADER_SLOT: &str = "shardlane-slot";

@@ -1,0 +1,77 @@
+//! A Kafka record as a lane takes it.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rdkafka::Message;
+use rdkafka::message::{BorrowedMessage, OwnedHeaders};
+use shardlane_domain::{DecodeError, Event, Source};
+use uuid::Uuid;
+
+/// A record copied out of the client's buffers; its topic and partition are the lane's.
+#[derive(Debug, Clone)]
+pub(crate) struct RawRecord {
+    pub(crate) offset: i64,
+    pub(crate) key: Option<Bytes>,
+    /// `None` is Kafka's null, which is not the same as no bytes.
+    pub(crate) payload: Option<Bytes>,
+    pub(crate) received_at: Timestamp,
+    pub(crate) headers: Option<OwnedHeaders>,
+}
+
+/// Why a record is no event.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error(transparent)]
+    Payload(#[from] DecodeError),
+    #[error("the record has no value")]
+    Empty,
+    #[error("the record's key is {key}, but its user is {user}; producers must key by user_id")]
+    ForeignKey { key: String, user: Uuid },
+}
+
+impl RawRecord {
+    pub(crate) fn copy(message: &BorrowedMessage<'_>) -> RawRecord {
+        // Kafka's CreateTime was set by the front door when it accepted the webhook; a redelivery of the record
+        // carries the same.
+        let received_at = message
+            .timestamp()
+            .to_millis()
+            .and_then(|millis| Timestamp::from_millisecond(millis).ok())
+            .unwrap_or(Timestamp::UNIX_EPOCH);
+        RawRecord {
+            offset: message.offset(),
+            key: message.key().map(Bytes::copy_from_slice),
+            payload: message.payload().map(Bytes::copy_from_slice),
+            received_at,
+            headers: message
+                .headers()
+                .map(rdkafka::message::BorrowedHeaders::detach),
+        }
+    }
+
+    /// The user that the key names, if it is a uuid in text.
+    pub(crate) fn key_user(&self) -> Option<Uuid> {
+        self.key
+            .as_deref()
+            .and_then(|key| Uuid::try_parse_ascii(key).ok())
+    }
+
+    /// The length of the value.
+    pub(crate) fn bytes(&self) -> usize {
+        self.payload.as_ref().map_or(0, Bytes::len)
+    }
+
+    pub(crate) fn decode(&self, source: Source) -> Result<Event, Malformed> {
+        let payload = self.payload.as_ref().filter(|payload| !payload.is_empty());
+        let payload = payload.ok_or(Malformed::Empty)?;
+        let event = Event::decode(source, payload.clone(), self.received_at)?;
+        match &self.key {
+            Some(key) if self.key_user() != Some(event.user_id) => Err(Malformed::ForeignKey {
+                key: String::from_utf8_lossy(key).into_owned(),
+                user: event.user_id,
+            }),
+            // A record without a key came from a foreign producer: its user decides.
+            _ => Ok(event),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What a worker can be told.
+
+use std::time::Duration;
+
+use shardlane_router::SlotMap;
+
+use crate::topics::TopicSet;
+
+/// Settings of a worker.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// `host:port`, comma-separated.
+    pub bootstrap: String,
+    /// The consumer group.
+    pub group: String,
+    /// What to consume.
+    pub topics: TopicSet,
+    /// The map by which producers place records.
+    pub map: SlotMap,
+    /// A batch is full at this many records.
+    pub batch_rows_max: usize,
+    /// A batch is full at this many bytes of payload.
+    pub batch_bytes_max: usize,
+    /// A batch that is not full waits this long for more.
+    pub batch_linger: Duration,
+    /// The first delay before a failed batch is tried again; doubled each time, with full jitter.
+    pub retry_delay_min: Duration,
+    /// The longest such delay.
+    pub retry_delay_max: Duration,
+    /// How long a revoked or stopping lane may take to finish the batch that it is at.
+    pub drain_max: Duration,
+}
+
+impl WorkerSettings {
+    /// Settings with the defaults of a small machine.
+    pub fn new(bootstrap: String, group: String, topics: TopicSet, map: SlotMap) -> Self {
+        WorkerSettings {
+            bootstrap,
+            group,
+            topics,
+            map,
+            batch_rows_max: 2_000,
+            batch_bytes_max: 8 * 1024 * 1024,
+            batch_linger: Duration::from_millis(20),
+            retry_delay_min: Duration::from_millis(50),
+            retry_delay_max: Duration::from_secs(5),
+            drain_max: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What a worker did, for whoever asks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+use shardlane_sql::{Rejected, Report};
+
+/// Declares counters once, as atomics and as the numbers that a reader gets.
+macro_rules! counters {
+    ($($(#[$doc:meta])+ $name:ident),+ $(,)?) => {
+        /// The counters of a worker, read at one moment.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Counts { $($(#[$doc])+ pub $name: u64),+ }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: AtomicU64),+ }
+
+        impl Counters {
+            fn read(&self) -> Counts {
+                Counts { $($name: self.$name.load(Ordering::Relaxed)),+ }
+            }
+        }
+    };
+}
+
+counters!(
+    /// Records that came to an end: as a row, a duplicate, a dead letter or skipped.
+    done,
+    /// Events that changed a state.
+    applied,
+    /// Events that the inbox knew.
+    duplicates,
+    /// Events older than their state.
+    stale,
+    /// Events without a legal transition: dead letters.
+    illegal,
+    /// Events before the one that opens their state: dead letters.
+    too_early,
+    /// Known ids with another payload: dead letters.
+    different_payload,
+    /// Records that are no event, or that the database refuses: dead letters.
+    malformed,
+    /// Records that the fence covered: a replay.
+    fenced,
+    /// Records that stood in another partition than the map gives their user.
+    misrouted,
+    /// Transactions committed.
+    batches,
+    /// Rows inserted or updated.
+    rows,
+    /// Batches tried again after a transient error.
+    retries,
+    /// Batches that another worker had applied.
+    zombie_refusals,
+    /// Times that a partition was paused because its lane was full.
+    pauses,
+);
+
+/// Counters and the batch latency of a worker.
+#[derive(Debug)]
+pub struct Stats {
+    pub(crate) counters: Counters,
+    batch_us: Mutex<Histogram<u64>>,
+    first_record: OnceLock<Instant>,
+}
+
+impl Stats {
+    pub(crate) fn new() -> Self {
+        // Three digits over a microsecond to ten minutes; values beyond are clamped.
+        let histogram = Histogram::new_with_bounds(1, 600_000_000, 3)
+            .unwrap_or_else(|error| unreachable!("constant bounds are valid: {error}"));
+        Stats {
+            counters: Counters::default(),
+            batch_us: Mutex::new(histogram),
+            first_record: OnceLock::new(),
+        }
+    }
+
+    /// The counters now.
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
+    }
+
+    /// When the first record came from Kafka, if one has.
+    pub fn first_record_at(&self) -> Option<Instant> {
+        self.first_record.get().copied()
+    }
+
+    pub(crate) fn record_polled(&self) {
+        self.first_record.get_or_init(Instant::now);
+    }
+
+    /// A copy of the histogram of batch latencies in microseconds: one transaction, from `begin` to `commit`.
+    pub fn batch_latency_us(&self) -> Histogram<u64> {
+        self.batch_us
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn add(counter: &AtomicU64, n: usize) {
+        counter.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn batch(&self, report: &Report) {
+        let counters = &self.counters;
+        Self::add(&counters.applied, report.applied);
+        Self::add(&counters.duplicates, report.duplicates);
+        Self::add(&counters.stale, report.stale);
+        for Rejected { reason, .. } in &report.rejected {
+            use shardlane_sql::RejectReason::{DifferentPayload, Illegal, TooEarly};
+            let counter = match reason {
+                Illegal { .. } => &counters.illegal,
+                TooEarly => &counters.too_early,
+                DifferentPayload => &counters.different_payload,
+            };
+            Self::add(counter, 1);
+        }
+        Self::add(&counters.batches, 1);
+        counters.rows.fetch_add(report.rows, Ordering::Relaxed);
+        let micros = u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX);
+        let mut histogram = self
+            .batch_us
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        histogram.saturating_record(micros.max(1));
+    }
+}

@@ -1,0 +1,12 @@
+//! The whole ring: a real producer, Kafka, a worker, and rows in real databases, with faults in between.
+//!
+//! Each test has its own database and topics; where a server is missing it is skipped, visibly. One oracle: nothing is
+//! lost, nothing is taken twice, and each user's events keep their order.
+
+mod bad_input;
+mod events;
+mod once;
+mod poison;
+mod routing;
+mod shard_down;
+mod world;

@@ -1,0 +1,131 @@
+//! A shard that is down stops its own partitions only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shardlane_domain::Source;
+use shardlane_local::{Postgres, PostgresOptions, create_database, require};
+use shardlane_router::PartitionId;
+use shardlane_sql::{Backend, Detail, Layout, Store, StoreOptions, migrate};
+use shardlane_worker::Worker;
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+use crate::events::{order, partition_of, user};
+use crate::world::{Ring, until, until_counts};
+
+async fn orders(url: &str) -> i64 {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+        .query_one("select count(*) from order_events", &[])
+        .await
+        .unwrap()
+        .get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_down_stops_its_own_partitions_only() {
+    let Some(()) = require("postgres") else {
+        return;
+    };
+    let Some(ring) = Ring::new().await else {
+        return;
+    };
+    let servers = [
+        Postgres::start(PostgresOptions::fast()).await.unwrap(),
+        Postgres::start(PostgresOptions::fast()).await.unwrap(),
+    ];
+    let mut urls = Vec::new();
+    for (server, shard) in servers.iter().zip(ring.map.shards()) {
+        create_database(&server.url("postgres"), "ring")
+            .await
+            .unwrap();
+        urls.push(server.url("ring"));
+        migrate(
+            &server.url("ring"),
+            Layout::Shards,
+            Detail::Shard(&ring.map, *shard),
+        )
+        .await
+        .unwrap();
+    }
+    let backend = Backend::Shards {
+        urls: urls.clone(),
+        map: ring.map.clone(),
+    };
+    let options = StoreOptions {
+        connect_timeout: Duration::from_secs(1),
+        ..StoreOptions::default()
+    };
+    let store = Arc::new(Store::connect(backend, options).await.unwrap());
+    let mut settings = ring.settings("");
+    // Small, so that the lanes of the shard that is down are full and their partitions paused.
+    settings.batch_rows_max = 5;
+    let worker = Worker::start(settings.clone(), store).await.unwrap();
+    let stats = worker.stats();
+
+    let users: Vec<Uuid> = (0..100).map(user).collect();
+    let of = |shard: usize| {
+        let partitions = ring.map.partitions_of(ring.map.shards()[shard]);
+        let own = |user: &&Uuid| partitions.contains(&PartitionId(partition_of(&ring.map, **user)));
+        users.iter().filter(own).count()
+    };
+    let (up, down) = (of(0), of(1));
+    assert!(up >= 40 && down >= 40, "{up} {down}");
+    let round = async |event: &str, status: &str, second: i64| {
+        let events: Vec<_> = users
+            .iter()
+            .map(|user| order(*user, event, "ord", status, second))
+            .collect();
+        ring.publish(&events).await;
+    };
+    round("o1", "created", 1).await;
+    until_counts(&stats, "both shards", |counts| counts.done == 100).await;
+
+    servers[1].kill().await.unwrap();
+    let committed_before = ring.offsets(&settings);
+    for (number, event) in ["o2", "o3"].into_iter().enumerate() {
+        round(event, "updated", 2 + i64::try_from(number).unwrap()).await;
+        let expected = (number + 2) * up;
+        until("the shard that is up goes on", async || {
+            let rows = orders(&urls[0]).await;
+            if rows == i64::try_from(expected).unwrap() {
+                Ok(())
+            } else {
+                Err(format!("{rows} rows, {:?}", stats.counts()))
+            }
+        })
+        .await;
+    }
+    let counts = until_counts(&stats, "a pause", |counts| {
+        counts.pauses > 0 && counts.retries > 0
+    })
+    .await;
+    assert_eq!(counts.done, (100 + 2 * up) as u64, "{counts:?}");
+    let committed = ring.offsets(&settings);
+    for partition in ring.map.partitions_of(ring.map.shards()[1]) {
+        let key = (Source::Orders, partition.0);
+        assert_eq!(committed[&key].0, committed_before[&key].0, "{committed:?}");
+        assert!(committed[&key].0 < committed[&key].1, "{committed:?}");
+    }
+
+    servers[1].restart().await.unwrap();
+    let counts = until_counts(&stats, "the shard is back", |counts| counts.done == 300).await;
+    round("o4", "success", 4).await;
+    until_counts(&stats, "business as usual", |counts| counts.done == 400).await;
+    worker.stop().await.unwrap();
+    assert_eq!(
+        (
+            counts.stale,
+            counts.malformed,
+            counts.too_early,
+            counts.illegal
+        ),
+        (0, 0, 0, 0),
+        "{counts:?}"
+    );
+    ring.everything_is_committed(&settings);
+    assert_eq!(orders(&urls[0]).await, i64::try_from(4 * up).unwrap());
+    assert_eq!(orders(&urls[1]).await, i64::try_from(4 * down).unwrap());
+}
