@@ -1,0 +1,19 @@
+//! The sharding lab: experiments on real servers that this process starts, and their report.
+//!
+//! Invariants:
+//! - Every figure was measured in the run that shows it; nothing is compared with a stored number.
+//! - Layouts take turns within each round of runs, so that a drifting machine harms all alike; ratios are taken
+//!   within a round, then their median.
+//! - A layout that cannot run here is named with its reason, never left out silently.
+
+pub mod check;
+mod fill;
+pub mod ingest;
+mod lab;
+mod machine;
+mod raw;
+mod replay;
+pub mod report;
+pub mod results;
+pub mod stream;
+pub mod table;

@@ -1,0 +1,434 @@
+//! The seeded stream of webhooks that every layout is given.
+//!
+//! Orders walk their states, some are disputed; a share of the events is sent twice, a share comes late, a share is
+//! illegal. The same [`StreamSettings`] give the same bytes on every machine.
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Zipf};
+use serde::Serialize;
+use shardlane_domain::Source;
+use uuid::Uuid;
+
+/// How many orders are under way at once.
+const OPEN_WALKS: usize = 2_000;
+/// A redelivery repeats one of this many newest events.
+const RECENT: usize = 1_000;
+
+/// What to generate.
+#[derive(Debug, Clone)]
+pub struct StreamSettings {
+    /// Events, duplicates included.
+    pub events: usize,
+    /// Users over whom orders are spread.
+    pub users: u32,
+    /// Zipf exponent of that spread; 0 is uniform.
+    pub skew: f64,
+    /// Everything random comes from this.
+    pub seed: u64,
+    /// A payload is filled up to this size, in bytes.
+    pub payload_bytes: usize,
+    /// The first event's time.
+    pub start: Timestamp,
+    /// The time from the first to the last event.
+    pub span: SignedDuration,
+    /// Share of events that are sent twice.
+    pub duplicates: f64,
+    /// Share of events that arrive after their successor.
+    pub late: f64,
+    /// Share of orders with an event after their end.
+    pub illegal: f64,
+    /// Share of successful orders with a dispute.
+    pub disputes: f64,
+}
+
+impl StreamSettings {
+    /// The stream of the ingest experiment: five days that end today at midnight, 2 % duplicates, 1 % late, 0.5 %
+    /// illegal, 10 % disputed.
+    pub fn ingest(events: usize, users: u32, skew: f64, seed: u64, payload_bytes: usize) -> Self {
+        let midnight = Timestamp::now().as_second().div_euclid(86_400) * 86_400;
+        let today = Timestamp::from_second(midnight).unwrap_or(Timestamp::UNIX_EPOCH);
+        StreamSettings {
+            events,
+            users,
+            skew,
+            seed,
+            payload_bytes,
+            start: today - SignedDuration::from_hours(5 * 24),
+            span: SignedDuration::from_hours(5 * 24),
+            duplicates: 0.02,
+            late: 0.01,
+            illegal: 0.005,
+            disputes: 0.1,
+        }
+    }
+}
+
+/// One webhook of the stream.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    /// Where it is posted.
+    pub source: Source,
+    /// Its user: the Kafka key.
+    pub user_id: Uuid,
+    /// When the front door accepts it, in whole milliseconds.
+    pub received_at: Timestamp,
+    /// The body.
+    pub payload: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Step {
+    Order(&'static str),
+    Dispute(&'static str, Option<&'static str>),
+}
+
+struct Walk {
+    user_id: Uuid,
+    order: u64,
+    created_at: Timestamp,
+    amount_minor: u64,
+    steps: Vec<Step>,
+    next: usize,
+    /// A step that is held back until its successor was sent.
+    held: Option<Webhook>,
+}
+
+struct Generator<'a> {
+    settings: &'a StreamSettings,
+    rng: ChaCha8Rng,
+    users: Vec<Uuid>,
+    zipf: Option<Zipf<f64>>,
+    orders: u64,
+    sent: Vec<Webhook>,
+}
+
+/// Generates the stream.
+pub fn generate(settings: &StreamSettings) -> Vec<Webhook> {
+    let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
+    let users = (0..settings.users.max(1))
+        .map(|_| uuid::Builder::from_random_bytes(rng.random()).into_uuid())
+        .collect();
+    let zipf = (settings.skew > 0.0)
+        .then(|| Zipf::new(f64::from(settings.users.max(1)), settings.skew).ok())
+        .flatten();
+    let mut generator = Generator {
+        settings,
+        rng,
+        users,
+        zipf,
+        orders: 0,
+        sent: Vec::with_capacity(settings.events),
+    };
+    generator.run();
+    generator.sent
+}
+
+impl Generator<'_> {
+    fn run(&mut self) {
+        let mut walks: Vec<Walk> = Vec::new();
+        while self.sent.len() < self.settings.events {
+            if walks.len() < OPEN_WALKS.min(self.settings.events / 4 + 1) {
+                let walk = self.new_walk();
+                walks.push(walk);
+            }
+            let index = self.rng.random_range(0..walks.len());
+            if self.advance(&mut walks[index]) {
+                let _done = walks.swap_remove(index);
+            }
+            if self.rng.random_bool(self.settings.duplicates) && !self.sent.is_empty() {
+                let back = self.rng.random_range(1..=self.sent.len().min(RECENT));
+                let again = self.sent[self.sent.len() - back].clone();
+                let received_at = self.clock();
+                self.sent.push(Webhook {
+                    received_at,
+                    ..again
+                });
+            }
+        }
+        self.sent.truncate(self.settings.events);
+    }
+
+    /// Sends a walk's next step; true at its end.
+    fn advance(&mut self, walk: &mut Walk) -> bool {
+        let webhook = self.webhook(walk, walk.steps[walk.next]);
+        walk.next += 1;
+        let last = walk.next == walk.steps.len();
+        if !last && walk.held.is_none() && self.rng.random_bool(self.settings.late) {
+            walk.held = Some(webhook);
+            return false;
+        }
+        self.sent.push(webhook);
+        if let Some(mut late) = walk.held.take() {
+            late.received_at = self.clock();
+            self.sent.push(late);
+        }
+        last
+    }
+
+    fn new_walk(&mut self) -> Walk {
+        self.orders += 1;
+        let mut steps = vec![Step::Order("created")];
+        for _ in 0..self.rng.random_range(0..3) {
+            steps.push(Step::Order("updated"));
+        }
+        let paid = self.rng.random_bool(0.9);
+        steps.push(Step::Order(if paid { "success" } else { "failed" }));
+        if self.rng.random_bool(self.settings.illegal) {
+            steps.push(Step::Order("updated"));
+        }
+        if paid && self.rng.random_bool(self.settings.disputes) {
+            steps.push(Step::Dispute("opened", None));
+            if self.rng.random_bool(0.3) {
+                steps.push(Step::Dispute("updated", None));
+            }
+            let resolution = *[Some("won"), Some("lost"), None]
+                .get(self.rng.random_range(0..3))
+                .unwrap_or(&None);
+            steps.push(Step::Dispute("closed", resolution));
+        }
+        Walk {
+            user_id: self.user(),
+            order: self.orders,
+            created_at: self.clock(),
+            amount_minor: self.rng.random_range(100..500_000),
+            steps,
+            next: 0,
+            held: None,
+        }
+    }
+
+    fn user(&mut self) -> Uuid {
+        let index = match &self.zipf {
+            // Zipf gives 1..=n as a float.
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a sample is a whole number from 1 to the count of users"
+            )]
+            Some(zipf) => zipf.sample(&mut self.rng) as usize - 1,
+            None => self.rng.random_range(0..self.users.len()),
+        };
+        self.users[index.min(self.users.len() - 1)]
+    }
+
+    /// The time of the event that is sent now: the span in equal parts.
+    fn clock(&self) -> Timestamp {
+        let span = self.settings.span.as_millis();
+        let (sent, all) = (self.sent.len() as i128, self.settings.events.max(1) as i128);
+        let at = i64::try_from(span * sent / all).unwrap_or(0);
+        self.settings.start + SignedDuration::from_millis(at)
+    }
+
+    fn webhook(&mut self, walk: &Walk, step: Step) -> Webhook {
+        let received_at = self.clock();
+        let event = format!("evt-{:x}-{}", walk.order, walk.next);
+        let order = format!("ord-{:x}", walk.order);
+        let amount = format!("{}.{:02}", walk.amount_minor / 100, walk.amount_minor % 100);
+        // The provider's clock counts a walk's steps, so a late event is seen to be late.
+        let step_ms = i64::try_from(walk.next).unwrap_or(0);
+        let occurred_at = walk.created_at + SignedDuration::from_millis(step_ms);
+        let (source, json) = match step {
+            Step::Order(status) => (
+                Source::Orders,
+                self.filled(|note| {
+                    to_json(&OrderPayload {
+                        provider_event_id: &event,
+                        order_id: &order,
+                        user_id: walk.user_id,
+                        status,
+                        created_at: walk.created_at,
+                        updated_at: occurred_at,
+                        meta: OrderMeta {
+                            amount: &amount,
+                            currency: "EUR",
+                            note,
+                        },
+                    })
+                }),
+            ),
+            Step::Dispute(status, resolution) => (
+                Source::Chargebacks,
+                self.filled(|note| {
+                    to_json(&ChargebackPayload {
+                        provider_event_id: &event,
+                        order_id: &order,
+                        user_id: walk.user_id,
+                        status,
+                        reason: "fraud",
+                        amount: serde_json::value::RawValue::from_string(amount.clone()).ok(),
+                        currency: "EUR",
+                        occurred_at,
+                        meta: ChargebackMeta { resolution, note },
+                    })
+                }),
+            ),
+        };
+        Webhook {
+            source,
+            user_id: walk.user_id,
+            received_at,
+            payload: Bytes::from(json),
+        }
+    }
+
+    /// JSON with a note of random text that fills it up to the size that was asked for.
+    fn filled(&mut self, json: impl Fn(&str) -> String) -> String {
+        const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz 01234";
+        let bare = json("");
+        let missing = self.settings.payload_bytes.saturating_sub(bare.len());
+        if missing == 0 {
+            return bare;
+        }
+        let mut noise = vec![0; missing];
+        self.rng.fill_bytes(&mut noise);
+        let note: String = noise
+            .iter()
+            .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
+            .collect();
+        json(&note)
+    }
+}
+
+fn to_json<T: Serialize>(payload: &T) -> String {
+    serde_json::to_string(payload)
+        .unwrap_or_else(|error| unreachable!("plain structs serialize: {error}"))
+}
+
+#[derive(Serialize)]
+struct OrderPayload<'a> {
+    provider_event_id: &'a str,
+    order_id: &'a str,
+    user_id: Uuid,
+    status: &'static str,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    meta: OrderMeta<'a>,
+}
+
+#[derive(Serialize)]
+struct OrderMeta<'a> {
+    amount: &'a str,
+    currency: &'static str,
+    note: &'a str,
+}
+
+#[derive(Serialize)]
+struct ChargebackPayload<'a> {
+    provider_event_id: &'a str,
+    order_id: &'a str,
+    user_id: Uuid,
+    status: &'static str,
+    reason: &'static str,
+    amount: Option<Box<serde_json::value::RawValue>>,
+    currency: &'static str,
+    occurred_at: Timestamp,
+    meta: ChargebackMeta<'a>,
+}
+
+#[derive(Serialize)]
+struct ChargebackMeta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resolution: Option<&'static str>,
+    note: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+
+    use shardlane_domain::{Body, DisputeState, Event, OrderState, Outcome};
+
+    use super::*;
+
+    fn settings(seed: u64, skew: f64) -> StreamSettings {
+        StreamSettings::ingest(20_000, 500, skew, seed, 300)
+    }
+
+    #[test]
+    fn one_seed_is_one_stream_and_another_is_another() {
+        let bytes = |seed| -> Vec<Bytes> {
+            generate(&settings(seed, 0.5))
+                .into_iter()
+                .map(|webhook| webhook.payload)
+                .collect()
+        };
+        assert_eq!(bytes(7), bytes(7));
+        assert_ne!(bytes(7), bytes(8));
+    }
+
+    #[test]
+    fn the_stream_has_what_it_promises() {
+        let stream = generate(&settings(1, 0.0));
+        assert_eq!(stream.len(), 20_000);
+        let mut seen = HashSet::new();
+        let mut orders: HashMap<(Uuid, String), OrderState> = HashMap::new();
+        let mut disputes: HashMap<(Uuid, String), DisputeState> = HashMap::new();
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for webhook in &stream {
+            let event = Event::decode(webhook.source, webhook.payload.clone(), webhook.received_at)
+                .unwrap();
+            assert_eq!(event.user_id, webhook.user_id);
+            assert!(webhook.payload.len() >= 300);
+            if !seen.insert((event.source, event.event_id.clone())) {
+                *counts.entry("duplicate").or_default() += 1;
+                continue;
+            }
+            let key = (event.user_id, event.order_id.clone());
+            let outcome = match &event.body {
+                Body::Order(change) => match OrderState::apply(orders.get(&key), change) {
+                    Outcome::Applied(state) => {
+                        orders.insert(key, state);
+                        "applied"
+                    }
+                    other => name(&other),
+                },
+                Body::Dispute(change) => match DisputeState::apply(disputes.get(&key), change) {
+                    Outcome::Applied(state) => {
+                        disputes.insert(key, state);
+                        "applied dispute"
+                    }
+                    other => name(&other),
+                },
+            };
+            *counts.entry(outcome).or_default() += 1;
+        }
+        for outcome in [
+            "applied",
+            "applied dispute",
+            "duplicate",
+            "stale",
+            "too early",
+            "illegal",
+        ] {
+            assert!(
+                counts.get(outcome).is_some_and(|count| *count >= 10),
+                "{outcome}: {counts:?}"
+            );
+        }
+        assert!(counts["applied"] > 17_000, "{counts:?}");
+    }
+
+    fn name<S>(outcome: &Outcome<S>) -> &'static str {
+        match outcome {
+            Outcome::Applied(_) => "applied",
+            Outcome::Stale => "stale",
+            Outcome::TooEarly => "too early",
+            Outcome::Illegal { .. } => "illegal",
+        }
+    }
+
+    #[test]
+    fn skew_gives_the_first_users_more() {
+        let share_of_hottest = |skew| {
+            let mut by_user: HashMap<Uuid, usize> = HashMap::new();
+            for webhook in generate(&settings(3, skew)) {
+                *by_user.entry(webhook.user_id).or_default() += 1;
+            }
+            by_user.values().copied().max().unwrap_or(0)
+        };
+        assert!(share_of_hottest(1.2) > 5 * share_of_hottest(0.0));
+    }
+}

@@ -1,0 +1,78 @@
+//! Results as a table for a terminal.
+
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{CellAlignment, ContentArrangement, Table};
+
+use crate::results::Results;
+
+/// The headline table, the goals and what was skipped.
+pub fn render(results: &Results) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "layout",
+        "path",
+        "events/s",
+        "min..max",
+        "rows/s",
+        "p50 ms",
+        "p99 ms",
+        "db us/ev",
+        "our us/ev",
+        "WAL B/ev",
+        "dup",
+        "illegal",
+        "state",
+    ]);
+    for result in &results.results {
+        table.add_row([
+            result.layout.clone(),
+            result.path.clone(),
+            whole(result.events_per_s),
+            format!(
+                "{}..{}",
+                whole(result.events_per_s_min),
+                whole(result.events_per_s_max)
+            ),
+            whole(result.rows_per_s),
+            format!("{:.1}", result.p50_ms),
+            format!("{:.1}", result.p99_ms),
+            format!("{:.1}", result.server_cpu_us_per_event),
+            format!("{:.1}", result.client_cpu_us_per_event),
+            whole(result.wal_bytes_per_event),
+            result.duplicates.to_string(),
+            result.illegal.to_string(),
+            if result.equal_state {
+                "equal"
+            } else {
+                "DIFFERENT"
+            }
+            .to_owned(),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut text = table.to_string();
+    text.push('\n');
+    for ratio in &results.ratios {
+        let verdict = if ratio.met { "met" } else { "NOT met" };
+        text.push_str(&format!(
+            "  {:<44} {:>7.2}x  goal {:>5.2}x  {verdict}\n",
+            ratio.name, ratio.value, ratio.goal
+        ));
+    }
+    for skipped in &results.skipped {
+        text.push_str(&format!(
+            "  skipped {}: {}\n",
+            skipped.layout, skipped.reason
+        ));
+    }
+    text
+}
+
+fn whole(value: f64) -> String {
+    format!("{value:.0}")
+}
