@@ -1,0 +1,165 @@
+//! `shardlane experiment`: measure, print a table, write the report.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use shardlane_bench::ingest::{IngestOptions, run};
+use shardlane_bench::results::{Results, Settings};
+use shardlane_bench::{report, table};
+use shardlane_sql::Layout;
+
+/// Measure the layouts side by side on servers that start for it
+#[derive(Debug, Args)]
+pub(crate) struct ExperimentArgs {
+    #[command(subcommand)]
+    experiment: Experiment,
+}
+
+#[derive(Debug, Subcommand)]
+enum Experiment {
+    /// One seeded stream of webhooks through Kafka into every layout, by every path
+    Ingest(IngestArgs),
+}
+
+#[derive(Debug, Args)]
+struct IngestArgs {
+    /// Layouts, comma-separated: single, partman, shards, citus
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "single,partman,shards,citus"
+    )]
+    layouts: Vec<Layout>,
+    /// Events in the stream, duplicates included
+    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    events: u64,
+    /// Users over whom the orders are spread
+    #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(1..))]
+    users: u32,
+    /// Zipf exponent of that spread; 0 is uniform
+    #[arg(long, default_value_t = 0.0, value_parser = parse_skew)]
+    skew: f64,
+    /// Seed of the stream
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Size that a payload is filled up to
+    #[arg(long, value_name = "B", default_value_t = 300)]
+    payload_bytes: usize,
+    /// Kafka partitions a topic
+    #[arg(long, value_name = "P", default_value_t = 16)]
+    partitions: u32,
+    /// Records a batch
+    #[arg(long, value_name = "R", default_value_t = 4_000)]
+    batch_rows_max: usize,
+    /// Runs of each layout and path
+    #[arg(long, value_name = "K", default_value_t = 3)]
+    runs: u32,
+    /// Connections over all servers of a layout
+    #[arg(long, value_name = "C", default_value_t = 4)]
+    connections: u32,
+    /// Primaries of the layout shards
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    shards: u32,
+    /// Shards of the Citus tables; as many as partitions by default
+    #[arg(long, value_name = "N")]
+    citus_shards: Option<u32>,
+    /// Folder for results.json and report.html
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+    /// Also write the results here; `-` prints them instead of the table
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl ExperimentArgs {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let Experiment::Ingest(arguments) = self.experiment;
+        arguments.run().await
+    }
+}
+
+impl IngestArgs {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        // Before the measurement, not after it.
+        std::fs::create_dir_all(&self.out)
+            .with_context(|| format!("the folder {} cannot be made", self.out.display()))?;
+        let mut layouts: Vec<Layout> = Vec::new();
+        for layout in self.layouts {
+            if !layouts.contains(&layout) {
+                layouts.push(layout);
+            }
+        }
+        let options = IngestOptions {
+            layouts,
+            shards: self.shards,
+            settings: Settings {
+                events: self.events,
+                users: self.users,
+                skew: self.skew,
+                seed: self.seed,
+                payload_bytes: self.payload_bytes,
+                partitions: self.partitions,
+                batch_rows_max: self.batch_rows_max,
+                runs: self.runs,
+                connections: self.connections,
+                citus_shards: self.citus_shards.unwrap_or(self.partitions),
+            },
+            command: command_line(),
+        };
+        let results = tokio::select! {
+            results = run(&options) => results?,
+            signal = tokio::signal::ctrl_c() => {
+                signal?;
+                anyhow::bail!("interrupted; the servers of the experiment are being stopped");
+            }
+        };
+        let json = self.out.join("results.json");
+        let html = self.out.join("report.html");
+        write_json(&results, &json)?;
+        report::write(std::slice::from_ref(&results), &html)?;
+        match &self.json {
+            Some(path) if path.as_os_str() == "-" => {
+                println!("{}", serde_json::to_string_pretty(&results)?);
+            }
+            Some(path) => write_json(&results, path)?,
+            None => {}
+        }
+        if self
+            .json
+            .as_ref()
+            .is_none_or(|path| path.as_os_str() != "-")
+        {
+            println!("{}", table::render(&results));
+            println!("results: {}", json.display());
+            println!("report:  {}", html.display());
+        }
+        let equal = results.results.iter().all(|result| result.equal_state)
+            && results.replays.iter().all(|replay| !replay.rows_changed);
+        Ok(if equal {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(1)
+        })
+    }
+}
+
+fn write_json(results: &Results, path: &std::path::Path) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(results)?;
+    text.push('\n');
+    std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// The command line with the program's name alone: a path would name this machine.
+fn command_line() -> String {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    format!("shardlane {}", arguments.join(" "))
+}
+
+fn parse_skew(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(skew) if (0.0..=4.0).contains(&skew) => Ok(skew),
+        _ => Err("expected a number from 0 (uniform) to 4".to_owned()),
+    }
+}

@@ -1,0 +1,82 @@
+//! `shardlane ingest`: the HTTP front door.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use shardlane_ingest::{IngestSettings, Mode, serve};
+use shardlane_worker::{Publisher, TopicSet};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::backend::{BackendArgs, MapArgs};
+
+/// Take webhooks over HTTP, into Kafka or straight into the database
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
+    /// kafka: 202 when the broker has the record; direct: 200 when the database has it
+    #[arg(long, value_enum)]
+    mode: ModeName,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Kafka bootstrap servers, for mode kafka
+    #[arg(long, env = "SHARDLANE_KAFKA", value_name = "HOST:PORT")]
+    kafka: Option<String>,
+    /// Prefix of the topics' names
+    #[arg(long, default_value = "")]
+    prefix: String,
+    #[command(flatten)]
+    backend: BackendArgs,
+    #[command(flatten)]
+    map: MapArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ModeName {
+    Kafka,
+    Direct,
+}
+
+impl IngestArgs {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let settings = IngestSettings {
+            listen: self.listen,
+            ..IngestSettings::default()
+        };
+        let map = self.map.read(self.backend.shards())?;
+        let mode = match self.mode {
+            ModeName::Direct => Mode::Direct(self.backend.connect(&map).await?),
+            ModeName::Kafka => {
+                let Some(kafka) = self.kafka else {
+                    bail!(
+                        "mode kafka needs a broker; give --kafka HOST:PORT or set SHARDLANE_KAFKA"
+                    );
+                };
+                let topics = TopicSet::with_prefix(&self.prefix);
+                // Shorter than a request's deadline, so that the answer names the reason.
+                let timeout = settings.request_deadline - Duration::from_secs(2);
+                let connect = move || Publisher::connect(&kafka, topics, Arc::new(map), timeout);
+                Mode::Kafka(tokio::task::spawn_blocking(connect).await??)
+            }
+        };
+        let (mut interrupt, mut terminate) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        );
+        let shutdown = async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        eprintln!(
+            "ingest: listening on http://{}; Ctrl-C stops it",
+            self.listen
+        );
+        serve(settings, mode, shutdown).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,77 @@
+//! The `shardlane` command: one file a subcommand.
+
+mod backend;
+mod check;
+mod experiment;
+mod ingest;
+mod migrate;
+mod route;
+mod topics;
+mod up;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "shardlane", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::UpArgs),
+    Down(up::DownArgs),
+    Status(up::StatusArgs),
+    Migrate(migrate::MigrateArgs),
+    Topics(topics::TopicsArgs),
+    Ingest(ingest::IngestArgs),
+    Worker(worker::WorkerArgs),
+    Route(route::RouteArgs),
+    Check(check::CheckArgs),
+    Experiment(experiment::ExperimentArgs),
+}
+
+/// 0: done. 1: done, and something disagrees or is not as it should be. 2: bad arguments, or it could not be done.
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime could not be started: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Up(arguments) => arguments.run().await,
+            Command::Down(arguments) => arguments.run().await,
+            Command::Status(arguments) => arguments.run().await,
+            Command::Migrate(arguments) => arguments.run().await,
+            Command::Topics(arguments) => arguments.run().await,
+            Command::Ingest(arguments) => arguments.run().await,
+            Command::Worker(arguments) => arguments.run().await,
+            Command::Route(arguments) => arguments.run().await,
+            Command::Check(arguments) => arguments.run().await,
+            Command::Experiment(arguments) => arguments.run().await,
+        }
+    });
+    result.unwrap_or_else(|error| {
+        // The whole chain: each error displays only itself.
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}

@@ -1,0 +1,64 @@
+//! `shardlane worker`: Kafka to shards, until it is told to stop.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use shardlane_worker::{TopicSet, Worker, WorkerSettings};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::backend::{BackendArgs, MapArgs};
+
+/// Take webhooks from Kafka to the shards
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    #[command(flatten)]
+    backend: BackendArgs,
+    #[command(flatten)]
+    map: MapArgs,
+    /// Kafka bootstrap servers
+    #[arg(long, env = "SHARDLANE_KAFKA", value_name = "HOST:PORT")]
+    kafka: String,
+    /// Consumer group
+    #[arg(long, default_value = "shardlane")]
+    group: String,
+    /// Prefix of the topics' names
+    #[arg(long, default_value = "")]
+    prefix: String,
+    /// Records a batch
+    #[arg(long, default_value_t = 2_000)]
+    batch_rows_max: usize,
+}
+
+impl WorkerArgs {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let map = self.map.read(self.backend.shards())?;
+        let store = self.backend.connect(&map).await?;
+        let topics = TopicSet::with_prefix(&self.prefix);
+        let mut settings = WorkerSettings::new(self.kafka, self.group, topics, map);
+        settings.batch_rows_max = self.batch_rows_max;
+        let (mut interrupt, mut terminate) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        );
+        let mut worker = Worker::start(settings, store).await?;
+        let stats = worker.stats();
+        eprintln!("worker: running; Ctrl-C stops it");
+        tokio::select! {
+            () = worker.failed() => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        let result = worker.stop().await;
+        let counts = stats.counts();
+        eprintln!(
+            "worker: {} records done, {} applied, {} duplicates, {} stale, {} dead letters",
+            counts.done,
+            counts.applied,
+            counts.duplicates,
+            counts.stale,
+            counts.illegal + counts.too_early + counts.different_payload + counts.malformed
+        );
+        result?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
