@@ -11,7 +11,7 @@ demo: setup
 
 # Every ring: pure, database, whole. Tests of servers that are not installed are skipped, each with a line.
 test: setup
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
 
 lint:
 	$(CARGO) fmt --all --check

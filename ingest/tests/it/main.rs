@@ -3,6 +3,5 @@
 mod bad_input;
 mod direct;
 mod kafka;
-mod logs;
 mod server;
 mod support;

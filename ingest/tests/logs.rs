@@ -1,4 +1,14 @@
 //! What a log holds: ids and our own errors, never what a provider sent.
+//!
+//! A binary of its own: `tracing` caches for the whole process whether anybody listens to a callsite, and a callsite
+//! that another test reaches first, in the moment in which this test's subscriber registers, stays mute for ever.
+
+#[path = "it/support.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the other binary, which uses all of it"
+)]
+mod support;
 
 use std::io::{Read, Seek};
 use std::sync::Arc;
@@ -9,7 +19,7 @@ use shardlane_ingest::{IngestSettings, Server};
 use tracing_subscriber::filter::LevelFilter;
 use uuid::Uuid;
 
-use crate::support::{FakeBroker, ORDERS, order, post, send};
+use support::{FakeBroker, ORDERS, order, post, send};
 
 /// On one thread, because the subscriber is this thread's only.
 #[tokio::test]
