@@ -115,7 +115,7 @@ pub use key::{KeyType, RouteKey};
 pub use partitioner::SlotPartitioner;
 pub use range::KeyRange;
 pub use shard_map::{Node, ShardMap, ShardRange, ShardRoute};
-pub use slot_map::{Route, SlotMap};
+pub use slot_map::{Route, SlotMap, SlotMapDiff, SlotRunMove};
 pub use token::{SLOT_COUNT, Slot, Token};
 
 /// The README's example, compiled and run.

@@ -1,7 +1,10 @@
 //! [`SlotMap`]: slot -> Kafka partition and slot -> manual shard, as explicit tables.
 
+mod change;
 mod tables;
 mod wire;
+
+pub use change::{SlotMapDiff, SlotRunMove};
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -12,7 +15,6 @@ use self::tables::{
     check_partition_count, check_shards, check_table, partition_id, partition_ids, partition_table,
     runs, shard_table, sorted_distinct,
 };
-use crate::growth::{GrowthPlan, rebalance};
 use crate::{
     Alignment, Epoch, Excerpt, MapError, PartitionId, RouteKey, SLOT_COUNT, ShardId, Slot, Token,
     TokenHash,
@@ -303,48 +305,6 @@ impl SlotMap {
         Alignment::of(Slot::all().map(|slot| (self.partition_of(slot), self.shard_of(slot))))
     }
 
-    /// How to get to `new_count` partitions with the fewest slots moved.
-    ///
-    /// From a balanced map (loads differ by at most one slot) that is: growing, slots move only to
-    /// new partitions; shrinking, only from removed ones. From any other map slots also leave the
-    /// partitions that hold too many. Afterwards the map is balanced. Doubling a map of contiguous
-    /// runs halves each run, so that an aligned map stays aligned.
-    ///
-    /// The plan moves users between partitions, so order per user holds only if the old partitions
-    /// are drained first, or the events go to a new topic.
-    ///
-    /// # Errors
-    ///
-    /// [`MapError::NoPartitions`], [`MapError::TooManyPartitions`], [`MapError::EpochExhausted`].
-    pub fn plan_partitions(&self, new_count: u32) -> Result<GrowthPlan<PartitionId>, MapError> {
-        check_partition_count(new_count)?;
-        let mut partition_of = self.partition_list();
-        let moves = rebalance(&mut partition_of, &partition_ids(new_count));
-        let epoch = self.next_epoch()?;
-        let map = SlotMap::from_tables(epoch, self.hash, &partition_of, &self.shard_list())?;
-        Ok(GrowthPlan { moves, map })
-    }
-
-    /// How to get to exactly the shards `new` with the fewest slots moved.
-    ///
-    /// Shards may be added, removed or both. From a balanced map slots move only from old shards to
-    /// new ones when growing, and only from removed shards to the remaining ones when shrinking;
-    /// from any other map they also leave the shards that hold too many. Afterwards the map is
-    /// balanced.
-    ///
-    /// # Errors
-    ///
-    /// [`MapError::NoShards`], [`MapError::TooManyShards`], [`MapError::DuplicateShard`],
-    /// [`MapError::EpochExhausted`].
-    pub fn plan_shards(&self, new: &[ShardId]) -> Result<GrowthPlan<ShardId>, MapError> {
-        check_shards(new)?;
-        let mut shard_of = self.shard_list();
-        let moves = rebalance(&mut shard_of, new);
-        let epoch = self.next_epoch()?;
-        let map = SlotMap::from_tables(epoch, self.hash, &self.partition_list(), &shard_of)?;
-        Ok(GrowthPlan { moves, map })
-    }
-
     /// Whether something that was addressed with the hash `hash_id` at `epoch` (another map, a
     /// record's headers, a shard's identity row) may be used beside this map.
     ///
@@ -370,18 +330,6 @@ impl SlotMap {
             return Err(MapError::SameEpochOtherMap { epoch: self.epoch });
         }
         Ok(())
-    }
-
-    fn next_epoch(&self) -> Result<Epoch, MapError> {
-        next_epoch(self.epoch)
-    }
-
-    fn partition_list(&self) -> Vec<PartitionId> {
-        Slot::all().map(|slot| self.partition_of(slot)).collect()
-    }
-
-    fn shard_list(&self) -> Vec<ShardId> {
-        Slot::all().map(|slot| self.shard_of(slot)).collect()
     }
 }
 
