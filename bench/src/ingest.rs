@@ -420,6 +420,7 @@ impl Experiment<'_> {
             connections_max: self.options.settings.connections,
             // Every lane waits for its turn; a slow layout's turns are long.
             connect_timeout: Duration::from_secs(60),
+            ..StoreOptions::default()
         };
         Ok(Arc::new(
             Store::connect(database.backend(path.citus_path()), options).await?,

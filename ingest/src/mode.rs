@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use shardlane_domain::Event;
-use shardlane_sql::{ErrorClass, Record, RejectReason, SqlError, Store, Target};
+use shardlane_sql::{ErrorClass, Record, RejectReason, SqlError, Store};
 use shardlane_worker::Publisher;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -118,15 +118,14 @@ const RETRY: ExponentialBuilder = ExponentialBuilder::new()
 
 async fn apply(store: &Store, event: Event, retry_budget: Duration) -> Result<Answer, Problem> {
     let started = Instant::now();
-    let target = store.target_of(event.user_id);
     // Across the tries the same event: a try whose commit was lost on the way makes the next one a duplicate.
     let records = [Record {
         event,
         origin: None,
     }];
-    let fate = (|| apply_once(store, target, &records))
+    let fate = (|| apply_once(store, &records))
         .retry(RETRY)
-        .when(|error| error.class() == ErrorClass::Transient && started.elapsed() < retry_budget)
+        .when(|error| passes(error) && started.elapsed() < retry_budget)
         .notify(|error, delay| {
             tracing::debug!(error = chain(error), ?delay, "trying again");
         })
@@ -137,7 +136,7 @@ async fn apply(store: &Store, event: Event, retry_budget: Duration) -> Result<An
         Err(error) => error,
     };
     match error.class() {
-        ErrorClass::Transient => {
+        ErrorClass::Transient | ErrorClass::Rerouted => {
             tracing::warn!(error = chain(&error), "not applied");
             Err(Problem::Unavailable {
                 what: "the database is not available",
@@ -158,8 +157,21 @@ async fn apply(store: &Store, event: Event, retry_budget: Duration) -> Result<An
     }
 }
 
-async fn apply_once(store: &Store, target: Target, records: &[Record]) -> Result<Fate, SqlError> {
-    let staged = store.stage(target, records).await?;
+/// Whether another try may succeed: a user whose slot is being moved has a home again in a moment.
+fn passes(error: &SqlError) -> bool {
+    matches!(error.class(), ErrorClass::Transient | ErrorClass::Rerouted)
+}
+
+async fn apply_once(store: &Store, records: &[Record; 1]) -> Result<Fate, SqlError> {
+    let routes = store.routes();
+    let target = routes.target_of(records[0].event.user_id);
+    let staged = match store.stage(target.ok_or(SqlError::Frozen)?, records).await {
+        Err(error) if error.class() == ErrorClass::Rerouted => {
+            store.refresh(routes.generation()).await;
+            return Err(error);
+        }
+        staged => staged?,
+    };
     if let Some(rejected) = staged.report().rejected.first() {
         let reason = rejected.reason;
         // The inbox forgets it too, so that it may be sent again.

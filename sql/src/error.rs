@@ -5,6 +5,7 @@ use shardlane_router::{MapError, ShardId};
 use tokio_postgres::error::SqlState;
 
 use crate::identity::IdentityError;
+use crate::slots::NotASlotSet;
 
 /// A failed statement, connection or precondition.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,17 @@ pub enum SqlError {
         /// The batch's first offset in that partition.
         offset: i64,
     },
+    /// The shard has taken other slots since the batch was routed, or is no more.
+    #[error("shard {shard} no longer takes what was routed to it: {reason}")]
+    Rerouted {
+        /// The shard.
+        shard: ShardId,
+        /// Who said so.
+        reason: String,
+    },
+    /// The user's slot is on its way to another shard, and nobody takes it for a moment.
+    #[error("the user's slot is being moved to another shard")]
+    Frozen,
     /// The database is another shard than the map says, or has another epoch.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -57,6 +69,9 @@ pub enum SqlError {
         /// The value.
         value: String,
     },
+    /// A text that is no set of slots.
+    #[error(transparent)]
+    Slots(#[from] NotASlotSet),
     /// Settings that contradict each other.
     #[error("{0}")]
     Settings(String),
@@ -71,6 +86,8 @@ pub enum ErrorClass {
     Data,
     /// Applied before: drop what the fence covers.
     Fenced,
+    /// The map is old: refresh it ([`Store::refresh`](crate::Store::refresh)) and route anew.
+    Rerouted,
     /// Neither waiting nor leaving rows out helps: stop and say so.
     Permanent,
 }
@@ -80,13 +97,18 @@ impl SqlError {
     pub fn class(&self) -> ErrorClass {
         match self {
             SqlError::Postgres(error) => class_of(error),
-            SqlError::PoolTimeout { .. } | SqlError::Conflict { .. } => ErrorClass::Transient,
+            SqlError::PoolTimeout { .. } | SqlError::Conflict { .. } | SqlError::Frozen => {
+                ErrorClass::Transient
+            }
             SqlError::Fenced { .. } => ErrorClass::Fenced,
+            SqlError::Rerouted { .. } => ErrorClass::Rerouted,
+            SqlError::Identity(error) if error.is_only_age() => ErrorClass::Rerouted,
             SqlError::Citus(CitusError::Metadata(error)) => class_of(error),
             SqlError::Identity(_)
             | SqlError::Citus(_)
             | SqlError::Map(_)
             | SqlError::UnknownValue { .. }
+            | SqlError::Slots(_)
             | SqlError::Settings(_) => ErrorClass::Permanent,
         }
     }

@@ -1,9 +1,12 @@
 //! A manual shard knows who it is: an identity row, and CHECKs that refuse a foreign user's row.
 
 use shardlane_router::{Epoch, ShardId, SlotMap, TokenHash};
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, GenericClient, Transaction};
 
-use crate::TABLES;
+use crate::catalog::{Catalog, ShardEntry, read_catalog};
+use crate::slots::SlotSet;
+use crate::{SLOT_TABLES, SqlError};
 
 /// What a manual shard says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,107 +51,165 @@ pub enum IdentityError {
     },
     /// A CHECK can only compute Postgres's own hash.
     #[error("manual shards need the hash \"postgres\": a CHECK cannot compute {0}")]
-    HashNotCheckable(TokenHash),
+    HashNotCheckable(String),
+}
+
+impl IdentityError {
+    /// It is the shard that was meant, at another time.
+    pub(crate) fn is_only_age(&self) -> bool {
+        match self {
+            IdentityError::Different {
+                found, expected, ..
+            } => {
+                found.shard == expected.shard
+                    && found.hash_id == expected.hash_id
+                    && found.epoch != expected.epoch
+            }
+            IdentityError::Absent { .. } | IdentityError::HashNotCheckable(_) => false,
+        }
+    }
 }
 
 impl ShardIdentity {
-    /// The identity that `map` gives to `shard`.
+    /// The identity that `map` gives to `shard` before any slot has moved.
     pub fn of(map: &SlotMap, shard: ShardId) -> ShardIdentity {
-        let slots: Vec<String> = map
-            .slot_ranges_of(shard)
-            .iter()
-            .map(|range| format!("{}-{}", range.start(), range.end()))
-            .collect();
+        let slots = SlotSet::of(|slot| map.shard_of(slot) == shard);
         ShardIdentity {
             shard,
             epoch: map.epoch(),
             hash_id: map.hash().id().to_owned(),
-            slots: slots.join(","),
+            slots: slots.to_string(),
         }
     }
 
-    /// The condition that a row of this shard fulfils.
-    fn condition(map: &SlotMap, shard: ShardId) -> String {
-        // ROUTING: token = hash with the sign bit flipped, slot = token >> 20.
-        let ranges: Vec<String> = map
-            .slot_ranges_of(shard)
-            .iter()
-            .map(|range| {
-                format!(
-                    "((uuid_hash(user_id)::bigint + 2147483648) >> 20) between {} and {}",
-                    range.start(),
-                    range.end()
-                )
-            })
-            .collect();
-        if ranges.is_empty() {
-            "false".to_owned()
-        } else {
-            ranges.join(" or ")
+    /// The identity that `catalog` gives to one of its shards.
+    pub(crate) fn in_catalog(catalog: &Catalog, entry: &ShardEntry) -> ShardIdentity {
+        ShardIdentity {
+            shard: entry.shard,
+            epoch: entry.epoch,
+            hash_id: catalog.map.hash().id().to_owned(),
+            slots: catalog.accepted(entry.shard).to_string(),
         }
     }
 }
 
-/// Writes the identity row and the CHECKs of a new shard. A shard that has them already must be the same one.
+/// Writes the identity row and the CHECKs of a new shard. A shard that has them already must be the same one, or one
+/// that has taken other slots since.
 pub(crate) async fn install(
     transaction: &Transaction<'_>,
     database: &str,
-    map: &SlotMap,
-    shard: ShardId,
-) -> Result<(), crate::SqlError> {
-    if map.hash() != TokenHash::Postgres {
-        return Err(IdentityError::HashNotCheckable(map.hash()).into());
+    expected: &ShardIdentity,
+) -> Result<(), SqlError> {
+    if expected.hash_id != TokenHash::Postgres.id() {
+        return Err(IdentityError::HashNotCheckable(expected.hash_id.clone()).into());
     }
-    let expected = ShardIdentity::of(map, shard);
-    let found = transaction
-        .query_opt(READ, &[])
-        .await?
-        .map(|row| from_row(&row));
-    if let Some(found) = found {
-        return compare(database, found, expected).map_err(Into::into);
+    if let Some(found) = read(transaction).await? {
+        let moved_since = read_catalog(transaction).await?.is_some();
+        if moved_since && found.shard == expected.shard && found.hash_id == expected.hash_id {
+            return Ok(());
+        }
+        // It joined once and was given up: it may become any shard.
+        if moved_since && found.slots.is_empty() {
+            return become_shard(transaction, expected).await;
+        }
+        return compare(database, found, expected.clone()).map_err(Into::into);
     }
+    become_shard(transaction, expected).await?;
+    validate(transaction).await
+}
+
+/// Looks at the rows that were there before the CHECKs, and refuses if one belongs elsewhere. Writers go on.
+pub(crate) async fn validate(client: &impl GenericClient) -> Result<(), SqlError> {
+    let mut statements: Vec<String> = SLOT_TABLES
+        .iter()
+        .map(|table| format!("alter table {table} validate constraint {table}{SLOT_CHECK}"))
+        .collect();
+    statements.push(format!(
+        "alter table kafka_fence validate constraint {EPOCH_CHECK}"
+    ));
+    Ok(client.batch_execute(&statements.join(";")).await?)
+}
+
+/// Makes this database the shard `identity` from the end of the transaction on: it refuses all other slots' rows and
+/// all fences of an older epoch. Waits for the batches under way, in the order in which they take their locks.
+pub(crate) async fn become_shard(
+    transaction: &Transaction<'_>,
+    identity: &ShardIdentity,
+) -> Result<(), SqlError> {
+    let slots: SlotSet = identity.slots.parse()?;
+    admit(transaction, &slots).await?;
+    let epoch = epoch_as_bigint(identity.epoch);
+    transaction
+        .batch_execute(&format!(
+            "alter table kafka_fence drop constraint if exists {EPOCH_CHECK}, \
+                 add constraint {EPOCH_CHECK} check (epoch >= {epoch}) not valid"
+        ))
+        .await?;
     transaction
         .execute(
-            "insert into shard_identity (shard_id, epoch, hash_id, slots) values ($1, $2, $3, $4)",
+            "insert into shard_identity (shard_id, epoch, hash_id, slots) values ($1, $2, $3, $4) \
+             on conflict (only_row) do update \
+             set shard_id = excluded.shard_id, epoch = excluded.epoch, hash_id = excluded.hash_id, \
+                 slots = excluded.slots",
             &[
-                &expected.shard.0,
-                &epoch_as_bigint(expected.epoch),
-                &expected.hash_id,
-                &expected.slots,
+                &identity.shard.0,
+                &epoch,
+                &identity.hash_id,
+                &identity.slots,
             ],
         )
         .await?;
-    let condition = ShardIdentity::condition(map, shard);
-    for table in TABLES {
-        transaction
-            .batch_execute(&format!(
-                "alter table {table} add constraint {table}_owns_slot check ({condition})"
-            ))
-            .await?;
-    }
     Ok(())
 }
+
+/// Replaces the CHECKs: rows of `slots` pass, no others. Rows that are there already are not looked at.
+pub(crate) async fn admit(transaction: &Transaction<'_>, slots: &SlotSet) -> Result<(), SqlError> {
+    let condition = slots.condition();
+    let statements: Vec<String> = SLOT_TABLES
+        .iter()
+        .map(|table| {
+            format!(
+                "alter table {table} drop constraint if exists {table}{SLOT_CHECK}, \
+                     add constraint {table}{SLOT_CHECK} check ({condition}) not valid"
+            )
+        })
+        .collect();
+    transaction
+        .batch_execute(&format!(
+            "lock table kafka_fence, {}",
+            SLOT_TABLES.join(", ")
+        ))
+        .await?;
+    Ok(transaction.batch_execute(&statements.join(";")).await?)
+}
+
+/// What the name of a CHECK ends in that refuses a foreign slot's row; before it stands the table's name.
+pub(crate) const SLOT_CHECK: &str = "_owns_slot";
+/// The CHECK that refuses a worker whose map is older than the shard's.
+pub(crate) const EPOCH_CHECK: &str = "kafka_fence_epoch";
 
 /// Refuses a database that is not the shard that the map means.
 pub(crate) async fn verify(
     client: &Client,
     database: &str,
     expected: &ShardIdentity,
-) -> Result<(), crate::SqlError> {
-    let found = match client.query_opt(READ, &[]).await {
-        Ok(row) => row.map(|row| from_row(&row)),
-        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) => {
-            None
-        }
-        Err(error) => return Err(error.into()),
-    };
+) -> Result<(), SqlError> {
+    let found = read(client).await?;
     let found = found.ok_or_else(|| IdentityError::Absent {
         database: database.to_owned(),
     })?;
     compare(database, found, expected.clone()).map_err(Into::into)
 }
 
-const READ: &str = "select shard_id, epoch, hash_id, slots from shard_identity";
+/// `None` where the database says nothing of itself.
+pub(crate) async fn read(client: &impl GenericClient) -> Result<Option<ShardIdentity>, SqlError> {
+    let query = "select shard_id, epoch, hash_id, slots from shard_identity";
+    match client.query_opt(query, &[]).await {
+        Ok(row) => Ok(row.map(|row| from_row(&row))),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
 
 fn from_row(row: &tokio_postgres::Row) -> ShardIdentity {
     ShardIdentity {

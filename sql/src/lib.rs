@@ -9,29 +9,37 @@
 //!   shard is refused before it is used.
 //! - No Kafka and no HTTP here: whoever calls brings decoded events.
 
+mod catalog;
 mod digest;
 mod error;
 mod fold;
+mod follow;
 mod identity;
 mod layout;
 mod migrate;
+pub mod reshard;
+mod routes;
 mod rows;
 #[cfg(feature = "servers")]
 pub mod servers;
 mod session;
+mod slots;
 mod stage;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use catalog::{Catalog, ShardEntry, read_catalog};
 pub use digest::{Digest, DigestError, digest};
 pub use error::{ErrorClass, SqlError};
 pub use fold::{RejectReason, Rejected};
 pub use identity::{IdentityError, ShardIdentity};
 pub use layout::{CitusPath, Layout, UnknownLayout};
 pub use migrate::{Detail, MigrateError, migrate};
+pub use routes::{Routes, Target};
+pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};
-pub use store::{Backend, Store, StoreOptions, Target};
+pub use store::{Backend, Store, StoreOptions};
 
 /// The business tables, each with a `user_id` in every unique key; the first names Citus's colocation group.
 pub const TABLES: [&str; 8] = [
@@ -43,4 +51,16 @@ pub const TABLES: [&str; 8] = [
     "order_directory",
     "order_events",
     "dispute_events",
+];
+
+/// The tables whose rows belong to their user's slot, in the order in which a batch takes their locks. The fences do
+/// not: they belong to the shard.
+pub(crate) const SLOT_TABLES: [&str; 7] = [
+    "inbox",
+    "orders",
+    "disputes",
+    "order_events",
+    "dispute_events",
+    "outbox",
+    "order_directory",
 ];

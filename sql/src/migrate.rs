@@ -2,9 +2,9 @@
 
 use refinery::{Migration, Runner};
 use shardlane_router::{ShardId, SlotMap};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, Config, NoTls};
 
-use crate::{Layout, SqlError, identity};
+use crate::{Layout, ShardIdentity, SqlError, identity};
 
 mod core {
     refinery::embed_migrations!("migrations/core");
@@ -68,11 +68,17 @@ pub enum Detail<'a> {
 /// # Errors
 /// [`MigrateError`]; a failed migration leaves the schema as it was before that migration.
 pub async fn migrate(url: &str, layout: Layout, detail: Detail<'_>) -> Result<(), MigrateError> {
-    let (mut client, connection) = tokio_postgres::connect(url, NoTls)
-        .await
-        .map_err(SqlError::from)?;
+    migrate_config(&crate::store::parse(url)?, layout, detail).await
+}
+
+pub(crate) async fn migrate_config(
+    config: &Config,
+    layout: Layout,
+    detail: Detail<'_>,
+) -> Result<(), MigrateError> {
+    let (mut client, connection) = config.connect(NoTls).await.map_err(SqlError::from)?;
     let driver = tokio::spawn(connection);
-    let result = locked(&mut client, url, layout, detail).await;
+    let result = locked(&mut client, config, layout, detail).await;
     drop(client);
     // The driver ends when the client is gone; its error, if any, was already the result's.
     driver.await.ok();
@@ -81,7 +87,7 @@ pub async fn migrate(url: &str, layout: Layout, detail: Detail<'_>) -> Result<()
 
 async fn locked(
     client: &mut Client,
-    url: &str,
+    config: &Config,
     layout: Layout,
     detail: Detail<'_>,
 ) -> Result<(), MigrateError> {
@@ -105,13 +111,8 @@ async fn locked(
         })?;
     if let Detail::Shard(map, shard) = detail {
         let transaction = client.transaction().await.map_err(SqlError::from)?;
-        identity::install(
-            &transaction,
-            &crate::session::database_name(url),
-            map,
-            shard,
-        )
-        .await?;
+        let identity = ShardIdentity::of(map, shard);
+        identity::install(&transaction, &crate::session::describe(config), &identity).await?;
         transaction.commit().await.map_err(SqlError::from)?;
     }
     Ok(())

@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bb8_postgres::PostgresConnectionManager;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use shardlane_router::ShardId;
 
+use crate::follow::address;
 use crate::identity::{self, ShardIdentity};
 use crate::{ErrorClass, SqlError};
 
@@ -55,11 +57,12 @@ pub(crate) struct Session {
 pub(crate) struct SessionManager {
     postgres: PostgresConnectionManager<NoTls>,
     database: String,
-    expected: Option<ShardIdentity>,
+    /// Replaced when the shard takes other slots. Sessions that are there stay: the shard's CHECKs look at each row.
+    expected: Arc<ArcSwapOption<ShardIdentity>>,
 }
 
 impl SessionManager {
-    pub(crate) fn new(config: Config, expected: Option<ShardIdentity>) -> Self {
+    fn new(config: Config, expected: Arc<ArcSwapOption<ShardIdentity>>) -> Self {
         let database = describe(&config);
         SessionManager {
             postgres: PostgresConnectionManager::new(config, NoTls),
@@ -75,7 +78,7 @@ impl bb8::ManageConnection for SessionManager {
 
     async fn connect(&self) -> Result<Session, SqlError> {
         let client = self.postgres.connect().await?;
-        if let Some(expected) = &self.expected {
+        if let Some(expected) = &*self.expected.load() {
             identity::verify(&client, &self.database, expected).await?;
         }
         let statements = Statements::prepare(&client).await?;
@@ -95,10 +98,14 @@ impl bb8::ManageConnection for SessionManager {
     }
 }
 
+/// A session for as long as its holder needs it; it does not hold the pool.
+pub(crate) type PooledSession = bb8::PooledConnection<'static, SessionManager>;
+
 /// A pool of sessions to one database. It does not test a connection before each use: a broken one fails its batch
 /// with a transient error, which is retried on another.
 pub(crate) struct Pool {
     sessions: bb8::Pool<SessionManager>,
+    expected: Arc<ArcSwapOption<ShardIdentity>>,
     last_error: LastError,
     connect_timeout: Duration,
 }
@@ -135,18 +142,25 @@ impl Pool {
         connect_timeout: Duration,
     ) -> Pool {
         let last_error = LastError::default();
+        let expected = Arc::new(ArcSwapOption::from_pointee(expected));
         let sessions = bb8::Pool::builder()
             .max_size(connections_max)
             .connection_timeout(connect_timeout)
             .test_on_check_out(false)
             .retry_connection(false)
             .error_sink(Box::new(last_error.clone()))
-            .build_unchecked(SessionManager::new(config, expected));
+            .build_unchecked(SessionManager::new(config, Arc::clone(&expected)));
         Pool {
             sessions,
+            expected,
             last_error,
             connect_timeout,
         }
+    }
+
+    /// From now on the database must be this shard.
+    pub(crate) fn expect(&self, identity: ShardIdentity) {
+        self.expected.store(Some(Arc::new(identity)));
     }
 
     /// Makes the first session, and says at once why there can be none.
@@ -159,11 +173,8 @@ impl Pool {
         Ok(())
     }
 
-    pub(crate) async fn get(
-        &self,
-        shard: ShardId,
-    ) -> Result<bb8::PooledConnection<'_, SessionManager>, SqlError> {
-        match self.sessions.get().await {
+    pub(crate) async fn get(&self, shard: ShardId) -> Result<PooledSession, SqlError> {
+        match self.sessions.get_owned().await {
             Ok(session) => {
                 self.last_error.replace(None);
                 Ok(session)
@@ -176,7 +187,11 @@ impl Pool {
     /// A refusal that waiting does not cure comes back as what it is.
     fn timed_out(&self, shard: ShardId) -> SqlError {
         match self.last_error.replace(None) {
-            Some(error) if error.class() == ErrorClass::Permanent => error,
+            Some(error)
+                if matches!(error.class(), ErrorClass::Permanent | ErrorClass::Rerouted) =>
+            {
+                error
+            }
             last => SqlError::PoolTimeout {
                 shard,
                 seconds: self.connect_timeout.as_secs(),
@@ -187,19 +202,7 @@ impl Pool {
 }
 
 /// host:port/name of a DSN, without its user and password, for messages.
-pub(crate) fn database_name(url: &str) -> String {
-    url.parse().map_or_else(
-        |_| "(unreadable DSN)".to_owned(),
-        |config: Config| describe(&config),
-    )
-}
-
-fn describe(config: &Config) -> String {
-    let host = match config.get_hosts().first() {
-        Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
-        Some(tokio_postgres::config::Host::Unix(path)) => path.display().to_string(),
-        None => "localhost".to_owned(),
-    };
-    let port = config.get_ports().first().copied().unwrap_or(5432);
-    format!("{host}:{port}/{}", config.get_dbname().unwrap_or("?"))
+pub(crate) fn describe(config: &Config) -> String {
+    let (host, port, database) = address(config);
+    format!("{host}:{port}/{database}")
 }

@@ -19,8 +19,9 @@ use uuid::Uuid;
 
 use crate::SqlError;
 use crate::fold::{self, OrderKey, RejectReason, Rejected, States};
+use crate::routes::Target;
 use crate::rows::InboxRows;
-use crate::session::{Session, SessionManager};
+use crate::session::{PooledSession, Session};
 
 /// Where in Kafka a record stood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,13 +63,13 @@ pub struct Report {
 /// A batch that is written and not yet committed. Dropped without [`Staged::commit`], it is rolled back and its
 /// connection closed.
 #[must_use = "a staged batch is rolled back unless it is committed"]
-pub struct Staged<'p> {
-    session: bb8::PooledConnection<'p, SessionManager>,
+pub struct Staged {
+    session: PooledSession,
     began: Instant,
     report: Report,
 }
 
-impl std::fmt::Debug for Staged<'_> {
+impl std::fmt::Debug for Staged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Staged")
             .field("report", &self.report)
@@ -76,7 +77,7 @@ impl std::fmt::Debug for Staged<'_> {
     }
 }
 
-impl Staged<'_> {
+impl Staged {
     /// What the batch does when it is committed.
     pub fn report(&self) -> &Report {
         &self.report
@@ -106,14 +107,15 @@ impl Staged<'_> {
 }
 
 /// Writes `records` in one transaction and leaves it open.
-pub(crate) async fn stage<'p>(
-    mut session: bb8::PooledConnection<'p, SessionManager>,
+pub(crate) async fn stage(
+    mut session: PooledSession,
+    target: Target,
     anchor: Uuid,
     records: &[Record],
-) -> Result<Staged<'p>, SqlError> {
+) -> Result<Staged, SqlError> {
     session.in_transaction = true;
     let began = Instant::now();
-    match write(&session, anchor, records).await {
+    match write(&session, target, anchor, records).await {
         Ok(report) => Ok(Staged {
             session,
             began,
@@ -129,22 +131,29 @@ pub(crate) async fn stage<'p>(
     }
 }
 
-async fn write(session: &Session, anchor: Uuid, records: &[Record]) -> Result<Report, SqlError> {
+async fn write(
+    session: &Session,
+    target: Target,
+    anchor: Uuid,
+    records: &[Record],
+) -> Result<Report, SqlError> {
     let (client, statements) = (&session.client, &session.statements);
     let mut first_seen = first_of_each(records);
     let inbox = inbox_rows(records, &first_seen);
     let (order_keys, dispute_keys) = addressed(records);
     let fences = fence_moves(records);
+    let epoch = i64::try_from(target.epoch.0).unwrap_or(i64::MAX);
 
     // Pipelined: the client sends each request when its future is first polled, in this order. All answers are
     // awaited, and the first error in this order is the cause: behind it each statement fails with 25P02, and
     // `try_join` would return whichever answer it happens to see first.
     let begin = client.batch_execute("begin");
     let move_fences = join_all(fences.iter().map(|fence| async move {
-        let params: [&(dyn ToSql + Sync); 5] = [
+        let params: [&(dyn ToSql + Sync); 6] = [
             &anchor,
             &&*fence.topic,
             &fence.partition,
+            &epoch,
             &fence.first,
             &fence.next,
         ];

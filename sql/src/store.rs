@@ -1,19 +1,20 @@
 //! Where a user's rows live, and the connections that lead there.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use shardlane_citus as citus;
-use shardlane_router::{
-    Epoch, KeyRange, RouteKey, ShardId, ShardMap, Slot, SlotMap, Token, TokenHash, anchor_uuid,
-};
-use tokio_postgres::{Config, NoTls};
+use arc_swap::ArcSwap;
+use shardlane_router::{ShardId, SlotMap};
+use tokio::task::AbortHandle;
+use tokio_postgres::Config;
+use tokio_postgres::error::{DbError, SqlState};
 use uuid::Uuid;
 
-use crate::identity::{IdentityError, ShardIdentity};
-use crate::session::{self, Pool, SessionManager};
+use crate::follow::Source;
+use crate::routes::{Lane, Routes, Target};
+use crate::session::Pool;
 use crate::stage::{Record, Staged, stage};
-use crate::{CitusPath, SqlError, TABLES};
+use crate::{CitusPath, ErrorClass, SqlError, identity};
 
 /// The databases behind a layout.
 #[derive(Debug, Clone)]
@@ -23,11 +24,11 @@ pub enum Backend {
         /// Its DSN.
         url: String,
     },
-    /// Manual shards: the map's shards in ascending order, a DSN each.
+    /// Manual shards.
     Shards {
         /// DSNs, in the order of [`SlotMap::shards`].
         urls: Vec<String>,
-        /// Slot -> shard.
+        /// Slot -> shard, as the databases were set up. Once slots have moved, the shards' own catalog replaces it.
         map: SlotMap,
     },
     /// A Citus cluster.
@@ -47,6 +48,8 @@ pub struct StoreOptions {
     pub connections_max: u32,
     /// How long one waits for a connection.
     pub connect_timeout: Duration,
+    /// How often the shards' catalog or Citus's metadata is asked for changes, jittered; refused writes ask at once.
+    pub poll_interval: Duration,
 }
 
 impl Default for StoreOptions {
@@ -54,31 +57,31 @@ impl Default for StoreOptions {
         StoreOptions {
             connections_max: 8,
             connect_timeout: Duration::from_secs(5),
+            poll_interval: Duration::from_secs(2),
         }
     }
 }
 
-/// A place to which one transaction can go: a shard, as the layout cuts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Target(usize);
-
-struct Lane {
-    shard: ShardId,
-    anchor: Uuid,
-    pool: usize,
-}
-
-enum Routing {
-    One,
-    Slots(Box<SlotMap>, HashMap<ShardId, usize>),
-    Ranges(Box<ShardMap>, HashMap<ShardId, usize>),
-}
-
-/// A layout's routing and pools.
+/// A layout's routing and pools. Clones share them.
+///
+/// Routing is a snapshot that is replaced as a whole while shards move; readers never lock.
+#[derive(Clone)]
 pub struct Store {
-    routing: Routing,
-    lanes: Vec<Lane>,
-    pools: Vec<Pool>,
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) routes: ArcSwap<Routes>,
+    source: Source,
+    follower: Option<AbortHandle>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(follower) = &self.follower {
+            follower.abort();
+        }
+    }
 }
 
 impl Store {
@@ -88,129 +91,35 @@ impl Store {
     /// [`SqlError`]: a server that does not answer, a shard that is another one, two DSNs of one database, a Citus
     /// cluster whose hash or tables are not ours.
     pub async fn connect(backend: Backend, options: StoreOptions) -> Result<Store, SqlError> {
-        let pool = |config: Config, expected, servers: usize| {
-            let share = options.connections_max / u32::try_from(servers).unwrap_or(u32::MAX).max(1);
-            Pool::new(config, expected, share.max(1), options.connect_timeout)
-        };
-        let everything = KeyRange::FULL;
-        let (routing, lanes, pools) = match backend {
-            Backend::One { url } => {
-                let anchor = anchor_uuid(TokenHash::Postgres, &everything);
-                let lane = Lane {
-                    shard: ShardId(0),
-                    anchor,
-                    pool: 0,
-                };
-                (Routing::One, vec![lane], vec![pool(parse(&url)?, None, 1)])
-            }
-            Backend::Shards { urls, map } => {
-                let shards = map.shards().to_vec();
-                if urls.len() != shards.len() {
-                    return Err(SqlError::Settings(format!(
-                        "the map has {} shards but {} DSNs were given; give one a shard, in the order of the shards",
-                        shards.len(),
-                        urls.len()
-                    )));
-                }
-                if map.hash() != TokenHash::Postgres {
-                    return Err(IdentityError::HashNotCheckable(map.hash()).into());
-                }
-                let configs = urls
-                    .iter()
-                    .map(|url| parse(url))
-                    .collect::<Result<Vec<_>, _>>()?;
-                refuse_twins(&urls)?;
-                let mut lanes = Vec::new();
-                let mut pools = Vec::new();
-                for (index, (shard, config)) in shards.iter().zip(configs).enumerate() {
-                    let first = map.slot_ranges_of(*shard).first().cloned().ok_or_else(|| {
-                        SqlError::Settings(format!(
-                            "shard {shard} owns no slot; leave it out of the map"
-                        ))
-                    })?;
-                    let first = Slot::new(*first.start())?;
-                    let anchor = anchor_uuid(map.hash(), &first.key_range());
-                    lanes.push(Lane {
-                        shard: *shard,
-                        anchor,
-                        pool: index,
-                    });
-                    pools.push(pool(
-                        config,
-                        Some(ShardIdentity::of(&map, *shard)),
-                        shards.len(),
-                    ));
-                }
-                let index = index_of(&lanes);
-                (Routing::Slots(Box::new(map), index), lanes, pools)
-            }
-            Backend::Citus { coordinator, path } => {
-                let config = parse(&coordinator)?;
-                let map = read_citus_map(&config).await?;
-                match path {
-                    CitusPath::Coordinator => {
-                        let anchor = anchor_uuid(TokenHash::Postgres, &everything);
-                        let lane = Lane {
-                            shard: ShardId(0),
-                            anchor,
-                            pool: 0,
-                        };
-                        (Routing::One, vec![lane], vec![pool(config, None, 1)])
-                    }
-                    CitusPath::CoordinatorGrouped => {
-                        let lanes = citus_lanes(&map, |_| 0)?;
-                        let index = index_of(&lanes);
-                        (
-                            Routing::Ranges(Box::new(map), index),
-                            lanes,
-                            vec![pool(config, None, 1)],
-                        )
-                    }
-                    CitusPath::Owner => {
-                        let lanes = citus_lanes(&map, |node| node)?;
-                        let nodes = map.nodes();
-                        let pools = nodes
-                            .iter()
-                            .map(|node| pool(at(&config, &node.host, node.port), None, nodes.len()))
-                            .collect();
-                        let index = index_of(&lanes);
-                        (Routing::Ranges(Box::new(map), index), lanes, pools)
-                    }
-                }
-            }
-        };
-        for (index, pool) in pools.iter().enumerate() {
-            let shard = shard_of_pool(&lanes, index);
-            pool.open(shard).await?;
+        let (routes, source) = Source::connect(backend, options).await?;
+        for lane in routes.lanes() {
+            lane.pool.open(lane.target.shard).await?;
         }
-        Ok(Store {
-            routing,
-            lanes,
-            pools,
-        })
+        let shared = Arc::new_cyclic(|shared| Shared {
+            routes: ArcSwap::from_pointee(routes),
+            follower: source.follow(shared.clone(), options.poll_interval),
+            source,
+        });
+        Ok(Store { shared })
     }
 
-    /// Every target.
-    pub fn targets(&self) -> impl Iterator<Item = Target> + use<> {
-        (0..self.lanes.len()).map(Target)
+    /// Where everything is now.
+    #[must_use]
+    pub fn routes(&self) -> Arc<Routes> {
+        self.shared.routes.load_full()
     }
 
-    /// The shard behind a target: 0 where the layout is not cut.
-    pub fn shard(&self, target: Target) -> ShardId {
-        self.lanes[target.0].shard
+    /// Looks for newer routes than `seen` (a [`Routes::generation`]) and takes them. Many callers cause one look.
+    /// What cannot be asked stays as it is.
+    pub async fn refresh(&self, seen: u64) {
+        self.shared.refresh(seen).await;
     }
 
-    /// The target that holds a user. No I/O, no allocation.
-    pub fn target_of(&self, user: Uuid) -> Target {
-        let key = RouteKey::Uuid(user);
-        match &self.routing {
-            Routing::One => Target(0),
-            Routing::Slots(map, index) => Target(index[&map.shard_for(&key)]),
-            Routing::Ranges(map, index) => {
-                let token: Token = map.hash().token(&key);
-                Target(index[&map.shard_for(token).shard])
-            }
-        }
+    /// The target that holds a user; `None` while the user's slot is frozen. For one event; a batch takes one
+    /// snapshot of [`Store::routes`].
+    #[must_use]
+    pub fn target_of(&self, user: Uuid) -> Option<Target> {
+        self.shared.routes.load().target_of(user)
     }
 
     /// Writes one target's records in one transaction, which [`Staged::commit`] commits. All records must belong
@@ -218,31 +127,48 @@ impl Store {
     ///
     /// # Errors
     /// [`SqlError`], with nothing written; [`SqlError::class`] says what to do.
-    pub async fn stage(&self, target: Target, records: &[Record]) -> Result<Staged<'_>, SqlError> {
-        let session = self.session(target).await?;
-        stage(session, self.lanes[target.0].anchor, records).await
+    pub async fn stage(&self, target: Target, records: &[Record]) -> Result<Staged, SqlError> {
+        let routes = self.routes();
+        let staged = async {
+            let lane = lane_of(&routes, target)?;
+            let session = lane.pool.get(target.shard).await?;
+            stage(session, target, lane.anchor, records).await
+        };
+        staged.await.map_err(|error| self.explain(error, target))
     }
 
-    /// How far `target` has applied a partition of a topic: the next offset, or `None` if it never saw it.
+    /// How far `target` has applied a partition of a topic: the next offset, or `None` if it never saw it since it
+    /// has taken the slots that it takes.
     ///
     /// # Errors
-    /// [`SqlError::Postgres`], [`SqlError::PoolTimeout`].
+    /// [`SqlError::Postgres`], [`SqlError::PoolTimeout`], [`SqlError::Rerouted`].
     pub async fn fence(
         &self,
         target: Target,
         topic: &str,
         partition: i32,
     ) -> Result<Option<i64>, SqlError> {
-        let session = self.session(target).await?;
-        let anchor = self.lanes[target.0].anchor;
-        let row = session
-            .client
-            .query_opt(
-                &session.statements.read_fence,
-                &[&anchor, &topic, &partition],
-            )
-            .await?;
-        Ok(row.map(|row| row.get(0)))
+        let routes = self.routes();
+        let fence = async {
+            let lane = lane_of(&routes, target)?;
+            let session = lane.pool.get(target.shard).await?;
+            let statement = &session.statements.read_fence;
+            let row = session
+                .client
+                .query_opt(statement, &[&lane.anchor, &topic, &partition])
+                .await?;
+            let Some(row) = row else { return Ok(None) };
+            let epoch: i64 = row.get(0);
+            match epoch.unsigned_abs().cmp(&target.epoch.0) {
+                std::cmp::Ordering::Less => Ok(None),
+                std::cmp::Ordering::Equal => Ok(Some(row.get(1))),
+                std::cmp::Ordering::Greater => Err(SqlError::Rerouted {
+                    shard: target.shard,
+                    reason: format!("its fences are of epoch {epoch}"),
+                }),
+            }
+        };
+        fence.await.map_err(|error| self.explain(error, target))
     }
 
     /// Every fence of every target: (topic, partition, target) -> next offset.
@@ -250,15 +176,16 @@ impl Store {
     /// # Errors
     /// As [`Store::fence`].
     #[cfg(feature = "testing")]
-    pub async fn fences(&self) -> Result<HashMap<(String, i32, Target), i64>, SqlError> {
-        let mut fences = HashMap::new();
-        for target in self.targets() {
-            let session = self.session(target).await?;
-            let anchor = self.lanes[target.0].anchor;
+    pub async fn fences(
+        &self,
+    ) -> Result<std::collections::HashMap<(String, i32, Target), i64>, SqlError> {
+        let mut fences = std::collections::HashMap::new();
+        for lane in self.routes().lanes() {
+            let session = lane.pool.get(lane.target.shard).await?;
             let query =
                 "select topic, kafka_partition, next_offset from kafka_fence where user_id = $1";
-            for row in session.client.query(query, &[&anchor]).await? {
-                fences.insert((row.get(0), row.get(1), target), row.get(2));
+            for row in session.client.query(query, &[&lane.anchor]).await? {
+                fences.insert((row.get(0), row.get(1), lane.target), row.get(2));
             }
         }
         Ok(fences)
@@ -269,23 +196,85 @@ impl Store {
     /// # Errors
     /// The first server's that is not.
     pub async fn ping(&self) -> Result<(), SqlError> {
-        for (index, pool) in self.pools.iter().enumerate() {
-            let shard = shard_of_pool(&self.lanes, index);
-            pool.get(shard).await?.client.batch_execute("").await?;
+        let routes = self.routes();
+        let mut asked: Vec<&Arc<Pool>> = Vec::new();
+        for lane in routes.lanes() {
+            if !asked.iter().any(|pool| Arc::ptr_eq(pool, &lane.pool)) {
+                asked.push(&lane.pool);
+                let session = lane.pool.get(lane.target.shard).await?;
+                session.client.batch_execute("").await?;
+            }
         }
         Ok(())
     }
 
-    async fn session(
-        &self,
-        target: Target,
-    ) -> Result<bb8::PooledConnection<'_, SessionManager>, SqlError> {
-        let lane = &self.lanes[target.0];
-        self.pools[lane.pool].get(lane.shard).await
+    /// Says what an error means for routing, and has a look for newer routes where it hints at them.
+    fn explain(&self, error: SqlError, target: Target) -> SqlError {
+        let citus = self.shared.routes.load().shard_map().is_some();
+        let error = rerouted(error, target.shard, citus);
+        if error.class() == ErrorClass::Transient {
+            self.shared.source.suspect();
+        }
+        error
     }
 }
 
-fn parse(url: &str) -> Result<Config, SqlError> {
+fn lane_of(routes: &Routes, target: Target) -> Result<&Lane, SqlError> {
+    routes.lane(target).ok_or_else(|| SqlError::Rerouted {
+        shard: target.shard,
+        reason: "the newest map has it otherwise".to_owned(),
+    })
+}
+
+/// Errors that say that the batch was routed by an old map.
+fn rerouted(error: SqlError, shard: ShardId, citus: bool) -> SqlError {
+    let SqlError::Postgres(postgres) = &error else {
+        return error;
+    };
+    match postgres.as_db_error() {
+        Some(db) if is_foreign_slot(db) || citus && is_gone_from_citus(db) => SqlError::Rerouted {
+            shard,
+            reason: db.message().to_owned(),
+        },
+        _ => error,
+    }
+}
+
+/// A manual shard's CHECKs refuse what a newer map gives to another shard.
+fn is_foreign_slot(error: &DbError) -> bool {
+    *error.code() == SqlState::CHECK_VIOLATION
+        && error.constraint().is_some_and(|name| {
+            name.ends_with(identity::SLOT_CHECK) || name == identity::EPOCH_CHECK
+        })
+}
+
+/// What writers see who were planned before a split or a tenant isolation (Citus 13.2, run): the shard is not in the
+/// metadata any more, or the batch spans its children and is no longer of one shard.
+fn is_gone_from_citus(error: &DbError) -> bool {
+    *error.code() == SqlState::UNDEFINED_TABLE
+        || *error.code() == SqlState::FEATURE_NOT_SUPPORTED
+        || *error.code() == SqlState::INTERNAL_ERROR
+            && error
+                .message()
+                .contains("could not find valid entry for shard")
+}
+
+impl Shared {
+    pub(crate) async fn refresh(&self, seen: u64) {
+        if self.routes.load().generation > seen {
+            return;
+        }
+        match self.source.newer(&self.routes).await {
+            Ok(Some(routes)) => {
+                self.routes.store(Arc::new(routes));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!("the routes stay as they are: {error}"),
+        }
+    }
+}
+
+pub(crate) fn parse(url: &str) -> Result<Config, SqlError> {
     let mut config: Config = url.parse().map_err(|error: tokio_postgres::Error| {
         // The DSN may hold a password, so only the reason is shown.
         SqlError::Settings(format!(
@@ -294,70 +283,4 @@ fn parse(url: &str) -> Result<Config, SqlError> {
     })?;
     config.application_name("shardlane");
     Ok(config)
-}
-
-fn at(config: &Config, host: &str, port: u16) -> Config {
-    let mut node = Config::new();
-    node.host(host).port(port).application_name("shardlane");
-    if let Some(user) = config.get_user() {
-        node.user(user);
-    }
-    if let Some(password) = config.get_password() {
-        node.password(password);
-    }
-    if let Some(database) = config.get_dbname() {
-        node.dbname(database);
-    }
-    node
-}
-
-fn refuse_twins(urls: &[String]) -> Result<(), SqlError> {
-    let mut names: Vec<String> = urls.iter().map(|url| session::database_name(url)).collect();
-    names.sort_unstable();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(SqlError::Settings(format!(
-            "two shards have the same database {}; each shard needs its own",
-            pair[0]
-        ))),
-        None => Ok(()),
-    }
-}
-
-fn citus_lanes(map: &ShardMap, pool_of: impl Fn(usize) -> usize) -> Result<Vec<Lane>, SqlError> {
-    map.shards()
-        .iter()
-        .map(|range| {
-            let anchor = anchor_uuid(map.hash(), &range.range);
-            Ok(Lane {
-                shard: range.shard,
-                anchor,
-                pool: pool_of(range.node),
-            })
-        })
-        .collect()
-}
-
-/// A shard behind a pool, to name it in errors: the first, where a node holds several.
-fn shard_of_pool(lanes: &[Lane], pool: usize) -> ShardId {
-    lanes
-        .iter()
-        .find(|lane| lane.pool == pool)
-        .map_or(ShardId(0), |lane| lane.shard)
-}
-
-fn index_of(lanes: &[Lane]) -> HashMap<ShardId, usize> {
-    lanes
-        .iter()
-        .enumerate()
-        .map(|(index, lane)| (lane.shard, index))
-        .collect()
-}
-
-async fn read_citus_map(config: &Config) -> Result<ShardMap, SqlError> {
-    let (client, connection) = config.connect(NoTls).await?;
-    let driver = tokio::spawn(connection);
-    let map = citus::load(&client, &TABLES, Epoch(1)).await;
-    drop(client);
-    driver.await.ok();
-    Ok(map?)
 }

@@ -39,7 +39,16 @@ async fn postgres() -> &'static Postgres {
     static SERVER: OnceCell<Postgres> = OnceCell::const_new();
     let start = async || {
         let preload = vec!["pg_stat_statements".to_owned()];
-        let settings = vec![("pg_stat_statements.track".to_owned(), "top".to_owned())];
+        let settings = [
+            ("pg_stat_statements.track", "top"),
+            // Tests that reshard run side by side on this server, which is source and target of them all.
+            ("max_replication_slots", "64"),
+            ("max_wal_senders", "64"),
+            ("max_logical_replication_workers", "48"),
+            ("max_worker_processes", "64"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
         Postgres::start(PostgresOptions {
             preload,
             settings,
@@ -92,6 +101,16 @@ pub async fn kafka() -> Option<String> {
             .expect("Kafka starts")
     };
     Some(BROKER.get_or_init(start).await.bootstrap())
+}
+
+/// An empty database on the shared Postgres: a shard that can join. `None` where Postgres is not installed.
+pub async fn spare_database() -> Option<String> {
+    shardlane_local::require("postgres")?;
+    let (server, name) = (postgres().await, unique("spare"));
+    shardlane_local::create_database(&server.url("postgres"), &name)
+        .await
+        .expect("the database is made");
+    Some(server.url(&name))
 }
 
 /// A database of a test's own, in one layout. Its stores live no longer than it: on Citus it is dropped.

@@ -52,6 +52,8 @@ counters!(
     rows,
     /// Batches tried again after a transient error.
     retries,
+    /// Rounds that were routed anew because a shard had taken other slots.
+    reroutes,
     /// Batches that another worker had applied.
     zombie_refusals,
     /// Times that a partition was paused because its lane was full.

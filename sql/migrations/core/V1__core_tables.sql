@@ -18,6 +18,7 @@ create table kafka_fence (
     user_id         uuid    not null,
     topic           text    not null,
     kafka_partition integer not null,
+    epoch           bigint  not null, -- of the shard's slots: a fence says nothing about records routed at another one
     first_offset    bigint  not null, -- of the newest batch
     next_offset     bigint  not null, -- the first offset that has not been applied
     primary key (user_id, topic, kafka_partition)

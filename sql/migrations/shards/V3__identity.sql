@@ -7,3 +7,24 @@ create table shard_identity (
     hash_id  text   not null,
     slots    text   not null -- inclusive ranges: 0-1023,2048-3071
 );
+
+-- Who owns which slot over all shards, one row a version; see catalog.rs.
+create table shard_catalog (
+    epoch      bigint primary key,
+    document   jsonb       not null,
+    written_at timestamptz not null default now()
+);
+
+-- What a reshard has planned and how far it is; see reshard/journal.rs.
+create table reshard_journal (
+    id         uuid primary key,
+    plan       jsonb       not null,
+    done       integer     not null, -- steps
+    ended_at   timestamptz,
+    written_at timestamptz not null default now()
+);
+
+-- A row that is replicated behind all others: where it has arrived, everything before it has.
+create table reshard_marker (
+    id uuid primary key
+);

@@ -131,6 +131,10 @@ async fn rows_lie_on_the_shard_that_the_map_names(ground: Ground) {
             may_be_empty || !users.is_empty(),
             "shard {shard} has no row in {table}: the test shows nothing"
         );
+        // A manual shard's fences are the shard's own, not a user's.
+        if table == "kafka_fence" && ground.layout == Layout::Shards {
+            continue;
+        }
         for user in users {
             assert_eq!(
                 shard_of(*user),

@@ -154,7 +154,7 @@ async fn a_store_with_a_stale_map_writes_right_after_a_move_and_after_a_split() 
 
     // A fresh store by the new map sees the same and goes on.
     let fresh = db.store().await;
-    assert_eq!(fresh.targets().count(), 5);
+    assert_eq!(fresh.routes().targets().count(), 5);
     let more = stream(84);
     for event in &more {
         model.take(event);

@@ -90,7 +90,7 @@ async fn a_zombie_that_waits_for_the_winner_is_refused(ground: Ground) {
         .unwrap();
     let nodes = crate::ground::node_urls(ground, &db).await;
 
-    let target = winner.target_of(user);
+    let target = winner.target_of(user).unwrap();
     let staged = winner
         .stage(target, &from_kafka(created(user, 1..10), TOPIC, 0, 1))
         .await
@@ -134,8 +134,9 @@ async fn partitions_and_topics_do_not_interfere(ground: Ground) {
     assert_eq!(apply(&b, &both).await.unwrap().applied, 4);
 
     let fences = a.fences().await.unwrap();
-    let next =
-        |topic: &str, partition| fences[&(topic.to_owned(), partition, a.target_of(users[0]))];
+    let next = |topic: &str, partition| {
+        fences[&(topic.to_owned(), partition, a.target_of(users[0]).unwrap())]
+    };
     assert_eq!((next(TOPIC, 0), next(TOPIC, 1)), (12, 17), "{fences:?}");
 
     // If one of a batch's partitions is fenced, all of the batch is.
@@ -171,7 +172,7 @@ async fn a_batch_that_is_dropped_is_rolled_back(ground: Ground) {
     let empty = digest_of(&db).await;
     let user = user(34);
     let records = from_kafka(created(user, 0..3), TOPIC, 0, 0);
-    let target = store.target_of(user);
+    let target = store.target_of(user).unwrap();
     for round in 0..10 {
         let staged = store
             .stage(target, &records)

@@ -75,7 +75,7 @@ pub(crate) fn by_target(
 ) -> Vec<(Target, Vec<usize>, Vec<Record>)> {
     let mut groups: Vec<(Target, Vec<usize>, Vec<Record>)> = Vec::new();
     for (index, record) in records.iter().enumerate() {
-        let target = store.target_of(record.event.user_id);
+        let target = store.target_of(record.event.user_id).unwrap();
         if !groups.iter().any(|(known, ..)| *known == target) {
             groups.push((target, Vec::new(), Vec::new()));
         }

@@ -43,7 +43,7 @@ async fn the_second_writer_folds_anew(ground: Ground) {
         // Both open what is new, and both update what is known.
         let status = if is_known { "updated" } else { opening };
         let event = make(user, order_id, &format!("{order_id}-a"), status, 2);
-        let target = first.target_of(user);
+        let target = first.target_of(user).unwrap();
         let staged = first.stage(target, &direct([event])).await.unwrap();
         let records = direct([
             make(user, order_id, &format!("{order_id}-b"), status, 2),

@@ -54,5 +54,6 @@ mod model;
 mod once;
 mod outcomes;
 mod poison;
+mod reshard;
 mod shards;
 mod statements;

@@ -1,0 +1,508 @@
+//! The steps of a reshard, done one after the other.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use shardlane_router::{ShardId, SlotMap};
+
+use super::journal::Journal;
+use super::replicate::Link;
+use super::servers::{Server, Servers};
+use super::{Change, Plan, ReshardError, Step, verify};
+use crate::catalog::{Catalog, ShardEntry};
+use crate::follow::address;
+use crate::identity::{ShardIdentity, admit, validate};
+use crate::migrate::migrate_config;
+use crate::slots::SlotSet;
+use crate::store::parse;
+use crate::{Detail, Layout, SLOT_TABLES};
+
+/// Names the lock that a running reshard holds in the first shard. The number is arbitrary.
+const RESHARD_LOCK: i64 = 0x0072_6573_6861_7264; // "reshard"
+
+/// Bounds of a reshard.
+#[derive(Debug, Clone, Copy)]
+pub struct ReshardOptions {
+    /// How long the slots of one target may wait at most; then they are thawed.
+    pub stall_max: Duration,
+    /// How long one first copy may take.
+    pub copy_max: Duration,
+    /// How long a target may take to get right behind its sources.
+    pub catch_up_max: Duration,
+}
+
+impl Default for ReshardOptions {
+    fn default() -> Self {
+        ReshardOptions {
+            stall_max: Duration::from_secs(2),
+            copy_max: Duration::from_secs(3600),
+            catch_up_max: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The shards of a reshard, and what is known of it.
+pub struct Reshard {
+    given: Vec<String>,
+    /// Who owns what, as long as no shard knows better.
+    initial: Catalog,
+    servers: Servers,
+    options: ReshardOptions,
+}
+
+impl Reshard {
+    /// Connects to all shards. `urls` are the DSNs of the shards in order, and of databases that join if a reshard is
+    /// under way; `map` says who owns what if no slot has ever moved.
+    ///
+    /// # Errors
+    /// [`ReshardError::Sql`] where a shard does not answer or is another one.
+    pub async fn connect(
+        urls: &[String],
+        map: SlotMap,
+        options: ReshardOptions,
+    ) -> Result<Reshard, ReshardError> {
+        let configs = urls
+            .iter()
+            .map(|url| parse(url))
+            .collect::<Result<Vec<_>, _>>()?;
+        let initial = Catalog::first(map, configs.iter().map(address).collect());
+        let first = Servers::connect(urls, initial.shards.iter()).await?;
+        let catalog = first.catalog(&initial).await?;
+        let mut reshard = Reshard {
+            given: urls.to_vec(),
+            servers: Servers::connect(urls, catalog.shards.iter()).await?,
+            initial: catalog,
+            options,
+        };
+        if let Some(journal) = reshard.journal().await? {
+            let entries = journal
+                .plan
+                .before
+                .shards
+                .iter()
+                .chain(&journal.plan.joining);
+            reshard.servers = Servers::connect(urls, entries).await?;
+        }
+        Ok(reshard)
+    }
+
+    /// Who owns what now.
+    ///
+    /// # Errors
+    /// [`ReshardError::Sql`].
+    pub async fn catalog(&self) -> Result<Catalog, ReshardError> {
+        self.servers.catalog(&self.initial).await
+    }
+
+    /// The reshard that is under way, if one is.
+    ///
+    /// # Errors
+    /// [`ReshardError::Sql`].
+    pub async fn journal(&self) -> Result<Option<Journal>, ReshardError> {
+        for (_, server) in self.servers.all() {
+            if let Some(journal) = Journal::open(&server.client).await? {
+                return Ok(Some(journal));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What `change` would do. Nothing is written.
+    ///
+    /// # Errors
+    /// [`ReshardError`]: nothing moves, an unknown shard, a source that cannot be followed.
+    pub async fn plan(&self, change: &Change) -> Result<Plan, ReshardError> {
+        let addresses = change
+            .add
+            .iter()
+            .map(|url| Ok(address(&parse(url)?)))
+            .collect::<Result<Vec<_>, ReshardError>>()?;
+        let plan = Plan::new(self.catalog().await?, addresses, &change.remove)?;
+        for from in plan.sources() {
+            let row = self
+                .servers
+                .of(from)?
+                .client
+                .query_one("show wal_level", &[])
+                .await?;
+            let found: String = row.get(0);
+            if found != "logical" {
+                return Err(ReshardError::WalLevel { shard: from, found });
+            }
+        }
+        Ok(plan)
+    }
+
+    /// How many rows of all tables a plan moves.
+    ///
+    /// # Errors
+    /// [`ReshardError::Sql`].
+    pub async fn rows_of(&self, plan: &Plan) -> Result<i64, ReshardError> {
+        let mut rows = 0;
+        for moved in &plan.moves {
+            let client = &self.servers.of(moved.from)?.client;
+            for table in SLOT_TABLES {
+                let condition = moved.slots.condition();
+                let query = format!("select count(*) from {table} where {condition}");
+                rows += client.query_one(&query, &[]).await?.get::<_, i64>(0);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Does a reshard, or goes on with the one that is under way if `change` is empty. `progress` is told of each step
+    /// before it begins, with its number and how many there are.
+    ///
+    /// # Errors
+    /// [`ReshardError`]; run it again to go on, or [`Reshard::abort`].
+    pub async fn run(
+        &mut self,
+        change: &Change,
+        mut progress: impl FnMut(Step, usize, usize),
+    ) -> Result<Plan, ReshardError> {
+        let fresh = !change.add.is_empty() || !change.remove.is_empty();
+        let mut journal = match (self.journal().await?, fresh) {
+            (Some(journal), false) => journal,
+            (Some(journal), true) => return Err(under_way(&journal)),
+            (None, false) => return Err(ReshardError::NoneUnderWay),
+            (None, true) => {
+                let plan = self.plan(change).await?;
+                let entries = plan.before.shards.iter().chain(&plan.joining);
+                let mut urls = self.given.clone();
+                urls.extend(change.add.iter().cloned());
+                self.servers = Servers::connect(&urls, entries).await?;
+                self.given = urls;
+                self.lock(&plan).await?;
+                Journal::begin(&self.home(&plan)?.client, plan).await?
+            }
+        };
+        self.lock(&journal.plan).await?;
+        let plan = journal.plan.clone();
+        let steps = plan.steps();
+        let mut frozen_at: Option<Instant> = None;
+        while let Some(step) = steps.get(journal.done).copied() {
+            progress(step, journal.done + 1, steps.len());
+            if matches!(step, Step::Freeze { .. } | Step::Drain { .. }) {
+                frozen_at.get_or_insert_with(Instant::now);
+            }
+            let left = frozen_at.map_or(self.options.stall_max, |at| {
+                self.options.stall_max.saturating_sub(at.elapsed())
+            });
+            if let Err(error) = self.step(&plan, step, left).await {
+                if let ReshardError::Stalled { to, .. } | ReshardError::Different { to, .. } = error
+                {
+                    self.thaw(&plan, Some(to)).await?;
+                    let again = steps.iter().position(|step| *step == Step::CatchUp { to });
+                    let home = &self.home(&plan)?.client;
+                    journal.advance(home, again.unwrap_or(0)).await?;
+                }
+                return Err(error);
+            }
+            if matches!(step, Step::Switch { .. }) {
+                frozen_at = None;
+            }
+            journal
+                .advance(&self.home(&plan)?.client, journal.done + 1)
+                .await?;
+        }
+        journal.end(&self.home(&plan)?.client).await?;
+        Ok(plan)
+    }
+
+    /// Gives the reshard up that is under way: the sources are as they were, joining shards own nothing.
+    ///
+    /// # Errors
+    /// [`ReshardError::Switched`] once a target has taken slots.
+    pub async fn abort(&mut self) -> Result<Plan, ReshardError> {
+        let journal = self.journal().await?.ok_or(ReshardError::NoneUnderWay)?;
+        let plan = &journal.plan;
+        self.lock(plan).await?;
+        let now = self.catalog().await?;
+        for moved in &plan.moves {
+            if moved
+                .slots
+                .iter()
+                .any(|slot| now.map.shard_of(slot) == moved.to)
+            {
+                return Err(ReshardError::Switched(moved.to));
+            }
+        }
+        self.thaw(plan, None).await?;
+        self.detach(plan).await?;
+        for to in plan.targets() {
+            self.forget_incoming(plan, to).await?;
+        }
+        self.leave(plan, |entry| {
+            plan.joining.iter().any(|new| new.shard == entry.shard)
+        })
+        .await?;
+        journal.end(&self.home(plan)?.client).await?;
+        Ok(journal.plan)
+    }
+
+    async fn step(&mut self, plan: &Plan, step: Step, left: Duration) -> Result<(), ReshardError> {
+        match step {
+            Step::Prepare => self.prepare(plan).await,
+            Step::Copy { from, to } => {
+                let link = self.link(plan, from, to)?;
+                link.attach().await?;
+                link.wait_for_copy(self.options.copy_max).await
+            }
+            Step::CatchUp { to } => self.catch_up(plan, to).await,
+            Step::Freeze { from, to } => self.freeze(plan, from, to).await,
+            Step::Drain { to } => {
+                let links = self.links(plan, to)?;
+                let markers = links.iter().map(|link| link.marker(left));
+                let arrived = try_join_all(markers).await?;
+                self.in_time(to, arrived.iter().all(Option::is_some))
+            }
+            Step::Verify { to } => {
+                let links = self.links(plan, to)?;
+                let target = self.servers.of(to)?;
+                let compare = async {
+                    for link in &links {
+                        let source = self.servers.of(link.moved.from)?;
+                        verify::compare(link.moved, source, target).await?;
+                    }
+                    Ok::<_, ReshardError>(())
+                };
+                match tokio::time::timeout(left, compare).await {
+                    Ok(result) => result,
+                    Err(_) => self.in_time(to, false),
+                }
+            }
+            Step::Switch { to } => self.switch(plan, to).await,
+            Step::Detach => self.detach(plan).await,
+            Step::Clean { from } => self.clean(plan, from).await,
+            Step::Finish => {
+                self.leave(plan, |entry| plan.leaving.contains(&entry.shard))
+                    .await
+            }
+        }
+    }
+
+    async fn prepare(&mut self, plan: &Plan) -> Result<(), ReshardError> {
+        let mut catalog = self.catalog().await?;
+        if let Some(first) = plan.joining.first()
+            && catalog.entry(first.shard).is_none()
+        {
+            let mut shards = catalog.shards.clone();
+            shards.extend(plan.joining.iter().cloned());
+            catalog = catalog.with_shards(shards)?;
+        }
+        for entry in &plan.joining {
+            let server = self.servers.of_mut(entry.shard)?;
+            migrate_config(&server.config, Layout::Shards, Detail::None).await?;
+            let identity = ShardIdentity::in_catalog(&catalog, entry);
+            let transaction = server.client.transaction().await?;
+            let database = format!("{}:{}/{}", entry.host, entry.port, entry.database);
+            crate::identity::install(&transaction, &database, &identity).await?;
+            transaction.commit().await?;
+        }
+        for to in plan.targets() {
+            self.forget_incoming(plan, to).await?;
+            let incoming = incoming(plan, to);
+            let accepted = catalog.accepted(to);
+            let server = self.servers.of_mut(to)?;
+            let transaction = server.client.transaction().await?;
+            admit(&transaction, &accepted.union(&incoming)).await?;
+            transaction.commit().await?;
+        }
+        for (_, server) in self.servers.all() {
+            server
+                .client
+                .batch_execute("delete from reshard_marker")
+                .await?;
+        }
+        self.servers.announce(&catalog).await
+    }
+
+    /// Until a marker takes less than half of the stall that is allowed; the other half is for verifying.
+    async fn catch_up(&self, plan: &Plan, to: ShardId) -> Result<(), ReshardError> {
+        let began = Instant::now();
+        loop {
+            let mut lag = Duration::ZERO;
+            for link in self.links(plan, to)? {
+                let max = self.options.catch_up_max;
+                lag = lag.max(link.marker(max).await?.unwrap_or(max));
+            }
+            if lag < self.options.stall_max / 2 {
+                return Ok(());
+            }
+            if began.elapsed() > self.options.catch_up_max {
+                let stall_max = self.options.stall_max;
+                return Err(ReshardError::Lagging { to, lag, stall_max });
+            }
+        }
+    }
+
+    async fn freeze(
+        &mut self,
+        plan: &Plan,
+        from: ShardId,
+        to: ShardId,
+    ) -> Result<(), ReshardError> {
+        let now = self.catalog().await?;
+        let slots = &moved(plan, from, to)?.slots;
+        if slots.without(&now.frozen).is_empty() {
+            return Ok(());
+        }
+        self.servers.change(from, &now.freeze(from, slots)?).await
+    }
+
+    /// The point of no return: one transaction in the target.
+    async fn switch(&mut self, plan: &Plan, to: ShardId) -> Result<(), ReshardError> {
+        let now = self.catalog().await?;
+        let slots = incoming(plan, to);
+        if slots.without(&now.owned(to)).is_empty() {
+            return Ok(());
+        }
+        self.servers.change(to, &now.give(to, &slots)?).await
+    }
+
+    /// Gives frozen slots back to their owners: those of one target, or all.
+    async fn thaw(&mut self, plan: &Plan, only: Option<ShardId>) -> Result<(), ReshardError> {
+        for moved in &plan.moves {
+            let now = self.catalog().await?;
+            let is_frozen = moved.slots.iter().any(|slot| now.frozen.contains(slot));
+            if is_frozen && only.is_none_or(|to| to == moved.to) {
+                let next = now.give(moved.from, &moved.slots)?;
+                self.servers.change(moved.from, &next).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn detach(&self, plan: &Plan) -> Result<(), ReshardError> {
+        for moved in &plan.moves {
+            self.link(plan, moved.from, moved.to)?.detach().await?;
+        }
+        Ok(())
+    }
+
+    async fn clean(&self, plan: &Plan, from: ShardId) -> Result<(), ReshardError> {
+        let now = self.catalog().await?;
+        let gone = plan
+            .moves
+            .iter()
+            .filter(|moved| moved.from == from)
+            .fold(SlotSet::empty(), |all, moved| all.union(&moved.slots))
+            .without(&now.owned(from));
+        let server = self.servers.of(from)?;
+        delete(server, &gone).await?;
+        Ok(validate(&server.client).await?)
+    }
+
+    /// Rows that were copied to a target that does not own them, and its leave to take them.
+    async fn forget_incoming(&mut self, plan: &Plan, to: ShardId) -> Result<(), ReshardError> {
+        let accepted = self.catalog().await?.accepted(to);
+        let server = self.servers.of_mut(to)?;
+        let transaction = server.client.transaction().await?;
+        admit(&transaction, &accepted).await?;
+        transaction.commit().await?;
+        delete(server, &incoming(plan, to).without(&accepted)).await
+    }
+
+    /// Takes shards that own nothing off the catalog, and tells all.
+    async fn leave(
+        &self,
+        plan: &Plan,
+        leaves: impl Fn(&ShardEntry) -> bool,
+    ) -> Result<(), ReshardError> {
+        let now = self.catalog().await?;
+        let stay: Vec<ShardEntry> = now
+            .shards
+            .iter()
+            .filter(|entry| !leaves(entry) || !now.owned(entry.shard).is_empty())
+            .cloned()
+            .collect();
+        for to in plan.targets() {
+            if now.entry(to).is_some() && !now.owned(to).is_empty() {
+                validate(&self.servers.of(to)?.client).await?;
+            }
+        }
+        self.servers.announce(&now.with_shards(stay)?).await
+    }
+
+    fn in_time(&self, to: ShardId, in_time: bool) -> Result<(), ReshardError> {
+        if in_time {
+            return Ok(());
+        }
+        let stall_max = self.options.stall_max;
+        Err(ReshardError::Stalled { to, stall_max })
+    }
+
+    fn links<'a>(&'a self, plan: &'a Plan, to: ShardId) -> Result<Vec<Link<'a>>, ReshardError> {
+        plan.incoming(to)
+            .map(|moved| self.link(plan, moved.from, to))
+            .collect()
+    }
+
+    fn link<'a>(
+        &'a self,
+        plan: &'a Plan,
+        from: ShardId,
+        to: ShardId,
+    ) -> Result<Link<'a>, ReshardError> {
+        let moved = moved(plan, from, to)?;
+        Ok(Link::new(
+            plan,
+            moved,
+            self.servers.of(from)?,
+            self.servers.of(to)?,
+        ))
+    }
+
+    /// The shard that keeps the journal.
+    fn home(&self, plan: &Plan) -> Result<&Server, ReshardError> {
+        let first = plan.before.shards.first();
+        let first = first.ok_or(ReshardError::NoneUnderWay)?;
+        self.servers.of(first.shard)
+    }
+
+    /// Held by the connection, so a killed command gives it back.
+    async fn lock(&self, plan: &Plan) -> Result<(), ReshardError> {
+        let query = "select pg_try_advisory_lock($1)";
+        let row = self
+            .home(plan)?
+            .client
+            .query_one(query, &[&RESHARD_LOCK])
+            .await?;
+        if row.get::<_, bool>(0) {
+            Ok(())
+        } else {
+            Err(ReshardError::Busy)
+        }
+    }
+}
+
+fn under_way(journal: &Journal) -> ReshardError {
+    ReshardError::UnderWay {
+        joining: journal.plan.joining.len(),
+        leaving: journal.plan.leaving.len(),
+    }
+}
+
+fn moved(plan: &Plan, from: ShardId, to: ShardId) -> Result<&super::Move, ReshardError> {
+    let mut moves = plan.moves.iter();
+    moves
+        .find(|moved| moved.from == from && moved.to == to)
+        .ok_or(ReshardError::UnknownShard(from))
+}
+
+fn incoming(plan: &Plan, to: ShardId) -> SlotSet {
+    plan.incoming(to)
+        .fold(SlotSet::empty(), |all, moved| all.union(&moved.slots))
+}
+
+async fn delete(server: &Server, slots: &SlotSet) -> Result<(), ReshardError> {
+    if slots.is_empty() {
+        return Ok(());
+    }
+    let condition = slots.condition();
+    for table in SLOT_TABLES {
+        let delete = format!("delete from {table} where {condition}");
+        server.client.batch_execute(&delete).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! [`Routes`]: one moment's answer to where a user's rows live.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use shardlane_router::{
+    Epoch, RouteKey, SLOT_COUNT, ShardId, ShardMap, Slot, TokenHash, anchor_uuid,
+};
+use uuid::Uuid;
+
+use crate::catalog::Catalog;
+use crate::session::Pool;
+
+/// A place to which one transaction can go: a shard, as the layout cuts it, since it has taken the slots that it
+/// takes. It stays the same while that does, through any number of refreshes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    pub(crate) shard: ShardId,
+    pub(crate) epoch: Epoch,
+}
+
+impl Target {
+    /// The shard: 0 where the layout is not cut.
+    #[must_use]
+    pub fn shard(self) -> ShardId {
+        self.shard
+    }
+}
+
+/// Of layouts whose fences know no epoch, because their shards never take other slots under one name.
+const NO_EPOCH: Epoch = Epoch(0);
+
+pub(crate) struct Lane {
+    pub(crate) target: Target,
+    /// The `user_id` of the shard's fences: on Citus it decides where they lie.
+    pub(crate) anchor: Uuid,
+    pub(crate) pool: Arc<Pool>,
+}
+
+enum Table {
+    One,
+    /// The lane of each slot.
+    Slots(Box<[u16; SLOT_COUNT]>, Box<Catalog>),
+    Ranges(Arc<ShardMap>),
+}
+
+/// In a table of slots: nobody takes this one at the moment.
+const FROZEN: u16 = u16::MAX;
+
+/// Where every user's rows live, at one moment. It does not change; [`Store::routes`](crate::Store::routes) gives the
+/// newest.
+pub struct Routes {
+    /// Counts the changes that this process has seen.
+    pub(crate) generation: u64,
+    table: Table,
+    lanes: Vec<Lane>,
+    lane_of_shard: HashMap<ShardId, usize>,
+}
+
+impl Routes {
+    pub(crate) fn one(pool: Arc<Pool>) -> Routes {
+        let target = Target {
+            shard: ShardId(0),
+            epoch: NO_EPOCH,
+        };
+        let lane = Lane {
+            target,
+            anchor: Uuid::nil(),
+            pool,
+        };
+        Routes::new(0, Table::One, vec![lane])
+    }
+
+    /// `pools` has one entry for each entry of the catalog.
+    pub(crate) fn slots(generation: u64, catalog: Catalog, pools: Vec<Arc<Pool>>) -> Routes {
+        let lanes: Vec<Lane> = catalog
+            .shards
+            .iter()
+            .zip(pools)
+            .map(|(entry, pool)| Lane {
+                target: Target {
+                    shard: entry.shard,
+                    epoch: entry.epoch,
+                },
+                anchor: Uuid::nil(),
+                pool,
+            })
+            .collect();
+        let lane_of = |slot: Slot| {
+            let owner = catalog.map.shard_of(slot);
+            let lane = lanes.iter().position(|lane| lane.target.shard == owner);
+            lane.filter(|_| !catalog.frozen.contains(slot))
+                .and_then(|lane| u16::try_from(lane).ok())
+                .unwrap_or(FROZEN)
+        };
+        let mut table = Box::new([FROZEN; SLOT_COUNT]);
+        for slot in Slot::all() {
+            table[slot.index()] = lane_of(slot);
+        }
+        Routes::new(generation, Table::Slots(table, Box::new(catalog)), lanes)
+    }
+
+    /// `pool_of` gives the pool of a node, as the map counts them.
+    pub(crate) fn ranges(
+        generation: u64,
+        map: Arc<ShardMap>,
+        pool_of: impl Fn(usize) -> Arc<Pool>,
+    ) -> Routes {
+        let lanes = map
+            .shards()
+            .iter()
+            .map(|range| Lane {
+                target: Target {
+                    shard: range.shard,
+                    epoch: NO_EPOCH,
+                },
+                anchor: anchor_uuid(map.hash(), &range.range),
+                pool: pool_of(range.node),
+            })
+            .collect();
+        Routes::new(generation, Table::Ranges(map), lanes)
+    }
+
+    fn new(generation: u64, table: Table, lanes: Vec<Lane>) -> Routes {
+        let lane_of_shard = lanes
+            .iter()
+            .enumerate()
+            .map(|(index, lane)| (lane.target.shard, index))
+            .collect();
+        Routes {
+            generation,
+            table,
+            lanes,
+            lane_of_shard,
+        }
+    }
+
+    /// The target that holds a user; `None` while the user's slot is frozen. No I/O, no allocation.
+    #[must_use]
+    pub fn target_of(&self, user: Uuid) -> Option<Target> {
+        let key = RouteKey::Uuid(user);
+        match &self.table {
+            Table::One => Some(self.lanes[0].target),
+            Table::Slots(table, _) => {
+                // Manual shards have Postgres's hash: their CHECKs compute it.
+                let slot = TokenHash::Postgres.token(&key).slot();
+                let lane = self.lanes.get(usize::from(table[slot.index()]));
+                lane.map(|lane| lane.target)
+            }
+            Table::Ranges(map) => {
+                let range = map.shard_for(map.hash().token(&key));
+                Some(self.lanes[self.lane_of_shard[&range.shard]].target)
+            }
+        }
+    }
+
+    /// Every target.
+    pub fn targets(&self) -> impl Iterator<Item = Target> {
+        self.lanes.iter().map(|lane| lane.target)
+    }
+
+    /// Which of two snapshots is newer, and whether there was a change between.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The placement on Citus.
+    #[must_use]
+    pub fn shard_map(&self) -> Option<&Arc<ShardMap>> {
+        match &self.table {
+            Table::Ranges(map) => Some(map),
+            Table::One | Table::Slots(..) => None,
+        }
+    }
+
+    /// Who owns what, on manual shards.
+    #[must_use]
+    pub fn catalog(&self) -> Option<&Catalog> {
+        match &self.table {
+            Table::Slots(_, catalog) => Some(catalog),
+            Table::One | Table::Ranges(_) => None,
+        }
+    }
+
+    pub(crate) fn lane(&self, target: Target) -> Option<&Lane> {
+        let lane = &self.lanes[*self.lane_of_shard.get(&target.shard)?];
+        (lane.target == target).then_some(lane)
+    }
+
+    pub(crate) fn lanes(&self) -> &[Lane] {
+        &self.lanes
+    }
+}
