@@ -172,11 +172,21 @@ impl Reshard {
                 urls.extend(change.add.iter().cloned());
                 self.servers = Servers::connect(&urls, entries).await?;
                 self.given = urls;
-                self.lock(&plan).await?;
                 Journal::begin(&self.home(&plan)?.client, plan).await?
             }
         };
-        self.lock(&journal.plan).await?;
+        let plan = journal.plan.clone();
+        self.lock(&plan).await?;
+        let result = self.go_on(&mut journal, &mut progress).await;
+        self.unlock(&plan).await;
+        result.map(|()| plan)
+    }
+
+    async fn go_on(
+        &mut self,
+        journal: &mut Journal,
+        progress: &mut impl FnMut(Step, usize, usize),
+    ) -> Result<(), ReshardError> {
         let plan = journal.plan.clone();
         let steps = plan.steps();
         let mut frozen_at: Option<Instant> = None;
@@ -205,8 +215,7 @@ impl Reshard {
                 .advance(&self.home(&plan)?.client, journal.done + 1)
                 .await?;
         }
-        journal.end(&self.home(&plan)?.client).await?;
-        Ok(plan)
+        journal.end(&self.home(&plan)?.client).await
     }
 
     /// Gives the reshard up that is under way: the sources are as they were, joining shards own nothing.
@@ -215,8 +224,14 @@ impl Reshard {
     /// [`ReshardError::Switched`] once a target has taken slots.
     pub async fn abort(&mut self) -> Result<Plan, ReshardError> {
         let journal = self.journal().await?.ok_or(ReshardError::NoneUnderWay)?;
+        self.lock(&journal.plan).await?;
+        let result = self.give_up(&journal).await;
+        self.unlock(&journal.plan).await;
+        result.map(|()| journal.plan)
+    }
+
+    async fn give_up(&mut self, journal: &Journal) -> Result<(), ReshardError> {
         let plan = &journal.plan;
-        self.lock(plan).await?;
         let now = self.catalog().await?;
         for moved in &plan.moves {
             if moved
@@ -236,8 +251,7 @@ impl Reshard {
             plan.joining.iter().any(|new| new.shard == entry.shard)
         })
         .await?;
-        journal.end(&self.home(plan)?.client).await?;
-        Ok(journal.plan)
+        journal.end(&self.home(plan)?.client).await
     }
 
     async fn step(&mut self, plan: &Plan, step: Step, left: Duration) -> Result<(), ReshardError> {
@@ -458,6 +472,16 @@ impl Reshard {
         let first = plan.before.shards.first();
         let first = first.ok_or(ReshardError::NoneUnderWay)?;
         self.servers.of(first.shard)
+    }
+
+    async fn unlock(&self, plan: &Plan) {
+        if let Ok(home) = self.home(plan) {
+            // A connection that is gone has given it back.
+            home.client
+                .batch_execute("select pg_advisory_unlock_all()")
+                .await
+                .ok();
+        }
     }
 
     /// Held by the connection, so a killed command gives it back.

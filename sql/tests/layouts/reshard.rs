@@ -21,8 +21,11 @@ struct Writers {
 
 fn record(user: Uuid, round: u64) -> Record {
     let status = if round == 0 { "created" } else { "updated" };
+    let mut event = order(user, "o", &format!("e{round}"), status, 1 + round as i64);
+    // The same in the undisturbed run.
+    event.received_at = jiff::Timestamp::from_second(1_700_000_000 + round as i64).unwrap();
     Record {
-        event: order(user, "o", &format!("e{round}"), status, 1 + round as i64),
+        event,
         origin: None,
     }
 }
@@ -197,5 +200,6 @@ async fn two_become_three_and_two_again_under_load() {
 }
 
 fn print(step: Step, number: usize, steps: usize) {
-    println!("{number}/{steps} {step}");
+    let now = jiff::Timestamp::now();
+    println!("{now} {number}/{steps} {step}");
 }
