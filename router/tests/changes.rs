@@ -121,18 +121,18 @@ proptest! {
 
         let mut shard_of = shard_list(&map);
         for step in &diff.shards {
-            for slot in step.first.index()..=step.last.index() {
-                prop_assert_eq!(shard_of[slot], step.from);
-                prop_assert_ne!(step.from, step.to);
-                shard_of[slot] = step.to;
+            prop_assert_ne!(step.from, step.to);
+            for owner in &mut shard_of[step.first.index()..=step.last.index()] {
+                prop_assert_eq!(*owner, step.from);
+                *owner = step.to;
             }
         }
         prop_assert_eq!(shard_of, shard_list(&next));
         let mut partition_of = partition_list(&map);
         for step in &diff.partitions {
-            for slot in step.first.index()..=step.last.index() {
-                prop_assert_eq!(partition_of[slot], step.from);
-                partition_of[slot] = step.to;
+            for owner in &mut partition_of[step.first.index()..=step.last.index()] {
+                prop_assert_eq!(*owner, step.from);
+                *owner = step.to;
             }
         }
         prop_assert_eq!(partition_of, partition_list(&next));
