@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Checks vectors.json with an implementation of its own: `python3 check_vectors.py [FILE]`.
 
-Written from docs/how-to/produce-from-another-language.md, without the Rust code and with the standard
-library only, to prove that the words suffice. Copy what you need; the file has no other use of it.
-Exit code: 0 if all agrees, 1 if anything differs, each difference on a line of its own.
+It follows docs/how-to/produce-from-another-language.md step by step, uses the standard library only and
+nothing of the Rust code. Copy what you need.
+Exit code: 0 if all agrees, 1 if anything differs, with each difference on a line of its own.
 """
 
 import json

@@ -60,7 +60,7 @@
 //! ```
 //!
 //! `vectors.json` in this crate's folder holds golden vectors for other languages, and
-//! `check_vectors.py` is a second implementation that was written from words alone.
+//! `check_vectors.py` is a second implementation, in Python.
 //!
 //! # Placement comes from the key
 //!

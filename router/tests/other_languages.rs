@@ -1,4 +1,4 @@
-//! `check_vectors.py`, which knows the hashes from the words of a how-to alone, agrees with
+//! `check_vectors.py`, which follows the words of the how-to and uses none of our code, agrees with
 //! `vectors.json`; and it would notice if it did not.
 
 use std::io::Write;
