@@ -35,6 +35,7 @@ use crate::{KeyType, RouteKey, SlotMap};
 ///
 /// ```
 /// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicI32, Ordering};
 /// use std::time::Duration;
 ///
 /// use rdkafka::ClientConfig;
@@ -44,7 +45,11 @@ use crate::{KeyType, RouteKey, SlotMap};
 /// use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 /// use shardlane_router::{Epoch, KeyType, ShardId, SlotMap, SlotPartitioner, TokenHash};
 ///
-/// struct Context(SlotPartitioner);
+/// struct Context {
+///     partitioner: SlotPartitioner,
+///     /// Where the broker has the record; a service counts deliveries and failures.
+///     partition: AtomicI32,
+/// }
 ///
 /// impl ClientContext for Context {}
 ///
@@ -52,12 +57,13 @@ use crate::{KeyType, RouteKey, SlotMap};
 ///     type DeliveryOpaque = ();
 ///
 ///     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-///         // A service counts a failure and sends again.
-///         assert_eq!(result.as_ref().unwrap().partition(), 3);
+///         if let Ok(record) = result {
+///             self.partition.store(record.partition(), Ordering::Relaxed);
+///         }
 ///     }
 ///
 ///     fn get_custom_partitioner(&self) -> Option<&SlotPartitioner> {
-///         Some(&self.0)
+///         Some(&self.partitioner)
 ///     }
 /// }
 ///
@@ -65,13 +71,18 @@ use crate::{KeyType, RouteKey, SlotMap};
 /// broker.create_topic("orders", 8, 1)?;
 ///
 /// let map = SlotMap::aligned(Epoch(1), TokenHash::Postgres, 8, &[ShardId(0)])?;
+/// let context = Context {
+///     partitioner: SlotPartitioner::new(Arc::new(map), KeyType::Uuid),
+///     partition: AtomicI32::new(-1),
+/// };
 /// let producer: ThreadedProducer<Context, SlotPartitioner> = ClientConfig::new()
 ///     .set("bootstrap.servers", broker.bootstrap_servers())
 ///     .set("message.timeout.ms", "30000")
-///     .create_with_context(Context(SlotPartitioner::new(Arc::new(map), KeyType::Uuid)))?;
+///     .create_with_context(context)?;
 /// let key = "550e8400-e29b-41d4-a716-446655440000";
 /// producer.send(BaseRecord::to("orders").key(key).payload("paid")).map_err(|(error, _)| error)?;
 /// producer.flush(Duration::from_secs(30))?;
+/// assert_eq!(producer.context().partition.load(Ordering::Relaxed), 3);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
