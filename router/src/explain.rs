@@ -10,6 +10,7 @@ use crate::{KeyType, MapError, RouteKey, ShardMap, SlotMap, TokenHash};
 /// How a key gets to its place. As JSON its field names are stable; shown as text it is a short
 /// table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Explanation {
     /// The key's canonical text.
     pub key: String,

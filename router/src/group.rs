@@ -15,6 +15,7 @@ use crate::ShardId;
 /// let groups = group_by_shard([5, 2, 7, 4], |n| ShardId(n % 2));
 /// assert_eq!(groups, [(ShardId(1), vec![5, 7]), (ShardId(0), vec![2, 4])]);
 /// ```
+#[must_use]
 pub fn group_by_shard<T>(
     items: impl IntoIterator<Item = T>,
     mut shard_of: impl FnMut(&T) -> ShardId,

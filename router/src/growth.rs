@@ -11,6 +11,7 @@ use crate::{SLOT_COUNT, ShardId, Slot, SlotMap};
 ///
 /// `T` is what owns slots: [`ShardId`] or [`PartitionId`](crate::PartitionId).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct GrowthPlan<T = ShardId> {
     /// The slots that change their owner, in order of slots. All others stay where they are.
     pub moves: Vec<SlotMove<T>>,
@@ -20,6 +21,7 @@ pub struct GrowthPlan<T = ShardId> {
 
 /// One slot that changes its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
 pub struct SlotMove<T = ShardId> {
     /// The slot.
     pub slot: Slot,

@@ -59,13 +59,64 @@
 //! CHECK (((uuid_hash(user_id)::int8 + 2147483648) >> 20) BETWEEN 0 AND 2047)
 //! ```
 //!
-//! `vectors.json` in this crate's folder holds golden vectors for other languages.
+//! `vectors.json` in this crate's folder holds golden vectors for other languages, and
+//! `check_vectors.py` is a second implementation, in Python.
 //!
 //! # Placement comes from the key
 //!
 //! Never take a record's shard from the partition that it arrived in: a foreign producer may have
 //! put it anywhere. Compute the route from the key and count the strays; then a foreign producer
 //! costs locality and not correctness.
+//!
+//! # A Kafka producer
+//!
+//! The record's key is the key's text, and its partition the map's:
+//!
+//! ```
+//! # use shardlane_router::{Epoch, KeyType, RouteKey, ShardId, SlotMap, TokenHash};
+//! # let map = SlotMap::aligned(Epoch(1), TokenHash::Postgres, 8, &[ShardId(0)])?;
+//! let key = RouteKey::parse(KeyType::Uuid, "550E8400-E29B-41D4-A716-446655440000")?;
+//! let (text, partition) = (key.to_string(), map.partition_for(&key).0);
+//! // FutureRecord::to("orders").key(&text).partition(partition).payload(..)
+//! assert_eq!((text.as_str(), partition), ("550e8400-e29b-41d4-a716-446655440000", 3));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! For code that builds records and knows nothing of partitions there is `SlotPartitioner` (feature
+//! `rdkafka`). `examples/kafka_producer.rs` has both ways.
+//!
+//! # A pool over manual shards
+//!
+//! One pool a shard, one statement a shard; `examples/manual_shards.rs` does it with bb8.
+//!
+//! ```
+//! # use std::collections::BTreeMap;
+//! # use shardlane_router::{Epoch, RouteKey, ShardId, SlotMap, TokenHash, group_by_shard};
+//! # let map = SlotMap::aligned(Epoch(1), TokenHash::Postgres, 1, &[ShardId(0), ShardId(1)])?;
+//! // In life the values are pools of connections.
+//! let pools = BTreeMap::from([(ShardId(0), "db0"), (ShardId(1), "db1")]);
+//! let mut sent = Vec::new();
+//! for (shard, ids) in group_by_shard([1_i64, 2, 3], |id| map.shard_for(&RouteKey::Int8(*id))) {
+//!     sent.push((pools[&shard], ids)); // insert into users select * from unnest($1::int8[])
+//! }
+//! assert_eq!(sent, [("db0", vec![1, 3]), ("db1", vec![2])]);
+//! # Ok::<(), shardlane_router::MapError>(())
+//! ```
+//!
+//! # A Citus writer
+//!
+//! A [`ShardMap`] of the cluster's metadata, as the crate `shardlane-citus` reads it, names the node
+//! that holds a user. Send the statement there, *on the logical table*: then a map that is out of
+//! date costs one hop and nothing else.
+//!
+//! ```
+//! # use shardlane_router::{Epoch, KeyType, Node, RouteKey, ShardId, ShardMap, TokenHash};
+//! # let nodes = (1..=2).map(|group| Node { group, host: format!("worker-{group}"), port: 5432 }).collect();
+//! # let map = ShardMap::uniform(Epoch(1), TokenHash::Postgres, KeyType::Int8, nodes, ShardId(102008), 32)?;
+//! let node = &map.nodes()[map.route(&RouteKey::Int8(42)).node];
+//! assert_eq!(node.to_string(), "worker-2:5432"); // connect here: insert into orders ...
+//! # Ok::<(), shardlane_router::MapError>(())
+//! ```
 //!
 //! # Growing
 //!
@@ -76,8 +127,17 @@
 //! let plan = twelve.plan_partitions(13)?;
 //! assert_eq!(plan.moves.len(), 315); // 7.7 % of 4096; by `hash % 13` it would be 92 %
 //! assert_eq!(plan.map.epoch(), Epoch(2));
+//! println!("{}", twelve.diff(&plan.map)?); // slots 316-341: partition 0 -> 12 ...
 //! # Ok::<(), shardlane_router::MapError>(())
 //! ```
+//!
+//! # What a version promises
+//!
+//! Hashes, hash ids, slots, anchors and the JSON of maps never change. The Rust API follows semver;
+//! [`uuid`] 1 and, with its feature, rdkafka 0.39 are part of it. [`RouteKey`], [`KeyType`],
+//! [`TokenHash`] and [`Alignment`] are closed on purpose, so that a `match` over them is whole; what
+//! the router hands out (routes, moves, plans, explanations) and its errors may gain fields and
+//! variants.
 //!
 //! # Features
 //!

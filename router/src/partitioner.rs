@@ -29,6 +29,63 @@ use crate::{KeyType, RouteKey, SlotMap};
 ///   [`SlotPartitioner::unreadable_keys`].
 /// - A topic of 0 or fewer partitions, with any key: `RD_KAFKA_PARTITION_UA` (-1), "not now".
 ///
+/// # Example
+///
+/// Against the broker that lives inside librdkafka; `examples/kafka_producer.rs` takes a real one.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicI32, Ordering};
+/// use std::time::Duration;
+///
+/// use rdkafka::ClientConfig;
+/// use rdkafka::client::ClientContext;
+/// use rdkafka::message::{DeliveryResult, Message};
+/// use rdkafka::mocking::MockCluster;
+/// use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+/// use shardlane_router::{Epoch, KeyType, ShardId, SlotMap, SlotPartitioner, TokenHash};
+///
+/// struct Context {
+///     partitioner: SlotPartitioner,
+///     /// Where the broker has the record; a service counts deliveries and failures.
+///     partition: AtomicI32,
+/// }
+///
+/// impl ClientContext for Context {}
+///
+/// impl ProducerContext<SlotPartitioner> for Context {
+///     type DeliveryOpaque = ();
+///
+///     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+///         if let Ok(record) = result {
+///             self.partition.store(record.partition(), Ordering::Relaxed);
+///         }
+///     }
+///
+///     fn get_custom_partitioner(&self) -> Option<&SlotPartitioner> {
+///         Some(&self.partitioner)
+///     }
+/// }
+///
+/// let broker = MockCluster::new(1)?;
+/// broker.create_topic("orders", 8, 1)?;
+///
+/// let map = SlotMap::aligned(Epoch(1), TokenHash::Postgres, 8, &[ShardId(0)])?;
+/// let context = Context {
+///     partitioner: SlotPartitioner::new(Arc::new(map), KeyType::Uuid),
+///     partition: AtomicI32::new(-1),
+/// };
+/// let producer: ThreadedProducer<Context, SlotPartitioner> = ClientConfig::new()
+///     .set("bootstrap.servers", broker.bootstrap_servers())
+///     .set("message.timeout.ms", "30000")
+///     .create_with_context(context)?;
+/// let key = "550e8400-e29b-41d4-a716-446655440000";
+/// producer.send(BaseRecord::to("orders").key(key).payload("paid")).map_err(|(error, _)| error)?;
+/// producer.flush(Duration::from_secs(30))?;
+/// assert_eq!(producer.context().partition.load(Ordering::Relaxed), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Traps of rdkafka 0.39
 ///
 /// - `FutureProducer` silently ignores a custom partitioner. `BaseProducer` and `ThreadedProducer`

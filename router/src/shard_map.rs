@@ -42,6 +42,7 @@ pub struct ShardRange {
 
 /// Where a key's rows live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
 pub struct ShardRoute {
     /// The key's token.
     pub token: Token,
@@ -229,6 +230,23 @@ impl ShardMap {
     pub fn check_compatible(&self, hash_id: &str, epoch: Epoch) -> Result<(), MapError> {
         check_hash(self.hash, hash_id)?;
         check_epoch(self.epoch, epoch)
+    }
+
+    /// Whether `next` may replace this map: the same hash and key type, and a newer epoch or the
+    /// very same map.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::OtherHash`], [`MapError::OtherKeyType`], [`MapError::OlderEpoch`], and
+    /// [`MapError::SameEpochOtherMap`] if the epochs are equal and the maps are not.
+    pub fn check_successor(&self, next: &ShardMap) -> Result<(), MapError> {
+        check_hash(self.hash, next.hash.id())?;
+        self.check_key_type(next.key_type)?;
+        check_epoch(self.epoch, next.epoch)?;
+        if self.epoch == next.epoch && self != next {
+            return Err(MapError::SameEpochOtherMap { epoch: self.epoch });
+        }
+        Ok(())
     }
 
     /// Whether keys or a colocated table of type `theirs` may be routed by this map.

@@ -78,6 +78,7 @@ pub struct SlotMap {
 
 /// Where a key goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
 pub struct Route {
     /// The key's token.
     pub token: Token,
@@ -116,11 +117,12 @@ impl SlotMap {
     ///
     /// It exists as the counter-example that the lab measures: as long as a shard's run is at least
     /// `partitions` slots long, every partition leads to every shard. Do not use it for anything
-    /// else.
+    /// else: it is hidden from the documentation, and no version promises it.
     ///
     /// # Errors
     ///
     /// Those of [`SlotMap::aligned`].
+    #[doc(hidden)]
     pub fn modulo(
         epoch: Epoch,
         hash: TokenHash,

@@ -91,6 +91,7 @@ impl Slot {
     }
 
     /// All slots in order.
+    #[must_use]
     pub fn all() -> impl ExactSizeIterator<Item = Slot> + DoubleEndedIterator {
         (0..SLOT_MAX + 1).map(Slot)
     }

@@ -1,12 +1,15 @@
-//! Moving slots by hand, and telling two maps apart.
+//! Moving slots by hand, telling two maps apart, and which map may replace which.
 
 mod common;
 
 use std::collections::BTreeMap;
 
-use common::{partition_list, shard_list, shards};
+use common::{nodes, partition_list, shard_list, shards};
 use proptest::prelude::*;
-use shardlane_router::{Epoch, MapError, SLOT_COUNT, ShardId, SlotMap, TokenHash};
+use shardlane_router::{
+    Epoch, KeyType, MapError, RouteKey, SLOT_COUNT, ShardId, ShardMap, ShardRoute, SlotMap,
+    TokenHash,
+};
 
 fn aligned(partitions: u32, shard_count: i64) -> SlotMap {
     let hash = TokenHash::Postgres;
@@ -100,8 +103,54 @@ fn maps_of_two_hashes_cannot_be_compared() {
     assert!(matches!(map.diff(&other), Err(MapError::OtherHash { .. })));
 }
 
+#[test]
+fn a_shard_map_is_replaced_by_its_successors_only() {
+    let uniform = |epoch, hash, key_type| {
+        ShardMap::uniform(Epoch(epoch), hash, key_type, nodes(2), ShardId(1), 4).unwrap()
+    };
+    let map = uniform(5, TokenHash::Postgres, KeyType::Uuid);
+    let moved = map.with_shard_moved(ShardId(1), 1).unwrap();
+    let read: ShardMap = serde_json::from_str(&serde_json::to_string(&map).unwrap()).unwrap();
+    assert_eq!(map.check_successor(&moved), Ok(()));
+    assert_eq!(map.check_successor(&read), Ok(()));
+    assert_eq!(
+        moved.check_successor(&map),
+        Err(MapError::OlderEpoch {
+            ours: Epoch(6),
+            theirs: Epoch(5)
+        })
+    );
+    assert_eq!(
+        moved.check_successor(&uniform(6, TokenHash::Postgres, KeyType::Uuid)),
+        Err(MapError::SameEpochOtherMap { epoch: Epoch(6) })
+    );
+    let refused = map.check_successor(&uniform(6, TokenHash::Murmur3, KeyType::Uuid));
+    assert!(matches!(refused, Err(MapError::OtherHash { .. })));
+    let refused = map.check_successor(&uniform(6, TokenHash::Postgres, KeyType::Int8));
+    assert!(matches!(refused, Err(MapError::OtherKeyType { .. })));
+}
+
+/// Property 2 for shard maps: the same answer from every thread, and after a round trip.
+#[test]
+fn a_shard_map_answers_alike_on_every_thread_and_after_a_round_trip() {
+    let hash = TokenHash::Postgres;
+    let map = ShardMap::uniform(Epoch(1), hash, KeyType::Int8, nodes(3), ShardId(1), 37).unwrap();
+    let read: ShardMap = serde_json::from_str(&serde_json::to_string(&map).unwrap()).unwrap();
+    let routes = |map: &ShardMap| -> Vec<ShardRoute> {
+        (0..2_000)
+            .map(|key| map.route(&RouteKey::Int8(key)))
+            .collect()
+    };
+    let expected = routes(&read);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(routes(&map), expected));
+        }
+    });
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn replaying_a_difference_gives_the_other_map(
@@ -121,21 +170,54 @@ proptest! {
 
         let mut shard_of = shard_list(&map);
         for step in &diff.shards {
-            for slot in step.first.index()..=step.last.index() {
-                prop_assert_eq!(shard_of[slot], step.from);
-                prop_assert_ne!(step.from, step.to);
-                shard_of[slot] = step.to;
+            prop_assert_ne!(step.from, step.to);
+            for owner in &mut shard_of[step.first.index()..=step.last.index()] {
+                prop_assert_eq!(*owner, step.from);
+                *owner = step.to;
             }
         }
         prop_assert_eq!(shard_of, shard_list(&next));
         let mut partition_of = partition_list(&map);
         for step in &diff.partitions {
-            for slot in step.first.index()..=step.last.index() {
-                prop_assert_eq!(partition_of[slot], step.from);
-                partition_of[slot] = step.to;
+            for owner in &mut partition_of[step.first.index()..=step.last.index()] {
+                prop_assert_eq!(*owner, step.from);
+                *owner = step.to;
             }
         }
         prop_assert_eq!(partition_of, partition_list(&next));
         prop_assert_eq!(diff.to_string().lines().count(), diff.shards.len() + diff.partitions.len());
+    }
+    /// Property 9: whatever the changes, each map replaces the ones before it and none after it.
+    #[test]
+    fn an_epoch_never_goes_back(
+        steps in prop::collection::vec((0_u16..4096, 0_i64..4, 1_u32..20), 1..8),
+    ) {
+        let mut maps = vec![aligned(8, 2)];
+        for (slot, shard, partitions) in steps {
+            let last = &maps[maps.len() - 1];
+            let moved = last.with_slots_moved([slot], ShardId(shard)).unwrap();
+            let grown = moved.plan_partitions(partitions).unwrap().map;
+            maps.extend([moved, grown]);
+        }
+        for (older, map) in maps.iter().enumerate() {
+            for (newer, next) in maps.iter().enumerate() {
+                prop_assert_eq!(map.check_successor(next).is_ok(), older <= newer);
+            }
+        }
+    }
+
+    /// Property 9 for manual shards: a stale map is wrong about the moved slots and no others.
+    #[test]
+    fn a_stale_map_is_wrong_only_about_what_moved(
+        slots in prop::collection::vec(0_u16..4096, 0..300), keys: [i64; 64],
+    ) {
+        let stale = aligned(4, 2);
+        let next = stale.with_slots_moved(slots.iter().copied(), ShardId(2)).unwrap();
+        for key in keys.map(RouteKey::Int8) {
+            let route = stale.route(&key);
+            let moved = slots.contains(&route.slot.number());
+            prop_assert_eq!(next.shard_for(&key), if moved { ShardId(2) } else { route.shard });
+            prop_assert_eq!(next.partition_for(&key), route.partition);
+        }
     }
 }

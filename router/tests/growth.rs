@@ -216,6 +216,10 @@ proptest! {
             let (min, max) = load_bounds(&shard_list(&plan.map));
             prop_assert!(max - min <= 1);
             let grown = old.iter().all(|shard| new.contains(shard));
+            let even = load_bounds(&shard_list(&map));
+            if grown && even.1 - even.0 <= 1 {
+                prop_assert!(plan.moves.len() <= moves_max(old.len(), new.len()));
+            }
             let shrunk = new.iter().all(|shard| old.contains(shard));
             for step in &plan.moves {
                 prop_assert!(!grown || !old.contains(&step.to));

@@ -1,15 +1,18 @@
 //! Property 1: the golden vectors in `vectors.json`, and what is known to be odd about the hashes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
-use shardlane_router::{KeyType, RouteKey, SLOT_COUNT, Token, TokenHash, lookup3};
+use shardlane_router::{KeyType, RouteKey, SLOT_COUNT, SlotMap, Token, TokenHash, lookup3};
 use uuid::Uuid;
 
 #[derive(Deserialize)]
 struct File {
     slot_count: usize,
+    /// By the hash's id.
+    maps: HashMap<String, SlotMap>,
     vectors: Vec<Vector>,
+    refused: Vec<Refused>,
 }
 
 #[derive(Deserialize)]
@@ -20,6 +23,15 @@ struct Vector {
     hash_i32: i32,
     token: u32,
     slot: u16,
+    partition: i32,
+    shard: i64,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    key_type: KeyType,
+    key: String,
+    why: String,
 }
 
 impl Vector {
@@ -49,6 +61,43 @@ fn every_golden_vector_holds() {
         assert_eq!(token.value(), vector.token, "{name}");
         assert_eq!(token.hash_i32(), vector.hash_i32, "{name}");
         assert_eq!(token.slot().number(), vector.slot, "{name}");
+        let map = &file.maps[&vector.hash];
+        assert_eq!(map.hash(), hash);
+        let route = map.route(&vector.key());
+        assert_eq!(route.partition.0, vector.partition, "{name}");
+        assert_eq!(route.shard.0, vector.shard, "{name}");
+    }
+}
+
+/// A port that computes the partition by a formula over the count must not pass by chance.
+#[test]
+fn vectors_meet_every_partition_and_shard_and_no_formula_gives_them() {
+    let file = file();
+    for (id, map) in &file.maps {
+        let vectors: Vec<&Vector> = file.vectors.iter().filter(|v| v.hash == *id).collect();
+        let partitions: HashSet<i32> = vectors.iter().map(|v| v.partition).collect();
+        assert_eq!(partitions, (0..5).collect(), "{id}");
+        assert_eq!(map.partition_count(), 5);
+        let shards: HashSet<i64> = vectors.iter().map(|v| v.shard).collect();
+        assert!(shards.contains(&0) && shards.contains(&1), "{id}");
+        let formulas: [fn(u32) -> u32; 2] = [|slot| slot % 5, |slot| slot * 5 / 4096];
+        for formula in formulas {
+            let misses = |v: &&&Vector| formula(v.slot.into()) != v.partition.cast_unsigned();
+            let missed = vectors.iter().filter(misses).count();
+            assert!(missed * 4 > vectors.len(), "{id}: only {missed} differ");
+        }
+    }
+}
+
+#[test]
+fn refused_keys_are_refused() {
+    let file = file();
+    assert!(file.refused.len() >= 20);
+    for Refused { key_type, key, why } in &file.refused {
+        assert!(
+            RouteKey::parse(*key_type, key).is_err(),
+            "{key_type} {key:?}: {why}"
+        );
     }
 }
 
@@ -65,6 +114,18 @@ fn vectors_cover_every_type_and_every_tail_length_up_to_three_blocks() {
         let lengths: HashSet<usize> = of(KeyType::Text).map(|v| v.key.len()).collect();
         for length in 0..=36 {
             assert!(lengths.contains(&length), "{hash}: text of {length} bytes");
+        }
+        // Bytes above 0x7f at every place of a block, for languages whose bytes are signed.
+        let wide = |v: &&Vector| !v.key.is_ascii();
+        let lengths: HashSet<usize> = of(KeyType::Text)
+            .filter(wide)
+            .map(|v| v.key.len())
+            .collect();
+        for length in 2..=25 {
+            assert!(
+                lengths.contains(&length),
+                "{hash}: wide text of {length} bytes"
+            );
         }
     }
 }

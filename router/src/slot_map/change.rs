@@ -29,6 +29,7 @@ pub struct SlotMapDiff {
 ///
 /// `T` is what owns slots: [`ShardId`] or [`PartitionId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
 pub struct SlotRunMove<T = ShardId> {
     /// The first slot of the run.
     pub first: Slot,
