@@ -24,9 +24,9 @@ use crate::{CitusPath, SqlError, TABLES};
 /// How long one shard may take to say which catalog it has; the others' answers count meanwhile.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 /// How often is looked while slots are frozen: somebody waits for them.
-const FROZEN_POLL: Duration = Duration::from_millis(50);
+const FROZEN_POLL: Duration = Duration::from_millis(20);
 /// Suspicions within this time are one.
-const SUSPECT_GAP: Duration = Duration::from_millis(100);
+const SUSPECT_GAP: Duration = Duration::from_millis(20);
 
 /// Where the routes of a store come from.
 pub(crate) enum Source {
@@ -125,10 +125,7 @@ impl Source {
                 };
                 let seen = shared.routes.load().generation();
                 shared.refresh(seen).await;
-                let routes = shared.routes.load();
-                frozen = routes
-                    .catalog()
-                    .is_some_and(|catalog| !catalog.frozen.is_empty());
+                frozen = shared.routes.load().has_frozen();
             }
         });
         Some(task.abort_handle())

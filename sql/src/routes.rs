@@ -183,6 +183,12 @@ impl Routes {
         }
     }
 
+    /// Whether somebody waits for slots that nobody takes at the moment.
+    pub(crate) fn has_frozen(&self) -> bool {
+        self.catalog()
+            .is_some_and(|catalog| !catalog.frozen.is_empty())
+    }
+
     pub(crate) fn lane(&self, target: Target) -> Option<&Lane> {
         let lane = &self.lanes[*self.lane_of_shard.get(&target.shard)?];
         (lane.target == target).then_some(lane)

@@ -266,7 +266,12 @@ impl Shared {
         }
         match self.source.newer(&self.routes).await {
             Ok(Some(routes)) => {
+                let frozen = routes.has_frozen();
                 self.routes.store(Arc::new(routes));
+                if frozen {
+                    // Wakes the follower, which looks often from now on.
+                    self.source.suspect();
+                }
             }
             Ok(None) => {}
             Err(error) => tracing::warn!("the routes stay as they are: {error}"),

@@ -19,6 +19,16 @@ pub struct Change {
     pub add: Vec<String>,
     /// Shards that give all their slots away.
     pub remove: Vec<ShardId>,
+    /// Just these slots go to that shard: how a hot one gets a shard with room. Alone, without the others.
+    pub slots: Option<(SlotSet, ShardId)>,
+}
+
+impl Change {
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty() && self.slots.is_none()
+    }
 }
 
 /// Slots that go from one shard to another.
@@ -102,9 +112,12 @@ impl Plan {
     pub(super) fn new(
         before: Catalog,
         addresses: Vec<(String, u16, String)>,
-        remove: &[ShardId],
+        change: &Change,
     ) -> Result<Plan, ReshardError> {
-        if let Some(unknown) = remove.iter().find(|shard| before.entry(**shard).is_none()) {
+        let remove = &change.remove;
+        let target = change.slots.iter().map(|(_, to)| to);
+        let mut named = remove.iter().chain(target);
+        if let Some(unknown) = named.find(|shard| before.entry(**shard).is_none()) {
             return Err(ReshardError::UnknownShard(*unknown));
         }
         if let Some((host, port, database)) = addresses.iter().find(|address| {
@@ -139,7 +152,13 @@ impl Plan {
             .map(|entry| entry.shard)
             .filter(|shard| !remove.contains(shard))
             .collect();
-        let after = before.map.plan_shards(&goal)?.map;
+        let after = match &change.slots {
+            Some((slots, to)) => {
+                let numbers = slots.iter().map(Slot::number);
+                before.map.with_slots_moved(numbers, *to)?
+            }
+            None => before.map.plan_shards(&goal)?.map,
+        };
         let moves = moves_between(&before.map, &after);
         if moves.is_empty() && joining.is_empty() && remove.is_empty() {
             return Err(ReshardError::NothingToDo);
@@ -148,7 +167,7 @@ impl Plan {
             id: Uuid::now_v7(),
             before,
             joining,
-            leaving: remove.to_vec(),
+            leaving: remove.clone(),
             moves,
         })
     }

@@ -117,7 +117,7 @@ impl Reshard {
             .iter()
             .map(|url| Ok(address(&parse(url)?)))
             .collect::<Result<Vec<_>, ReshardError>>()?;
-        let plan = Plan::new(self.catalog().await?, addresses, &change.remove)?;
+        let plan = Plan::new(self.catalog().await?, addresses, change)?;
         for from in plan.sources() {
             let row = self
                 .servers
@@ -160,12 +160,11 @@ impl Reshard {
         change: &Change,
         mut progress: impl FnMut(Step, usize, usize),
     ) -> Result<Plan, ReshardError> {
-        let fresh = !change.add.is_empty() || !change.remove.is_empty();
-        let mut journal = match (self.journal().await?, fresh) {
-            (Some(journal), false) => journal,
-            (Some(journal), true) => return Err(under_way(&journal)),
-            (None, false) => return Err(ReshardError::NoneUnderWay),
-            (None, true) => {
+        let mut journal = match (self.journal().await?, change.is_empty()) {
+            (Some(journal), true) => journal,
+            (Some(journal), false) => return Err(under_way(&journal)),
+            (None, true) => return Err(ReshardError::NoneUnderWay),
+            (None, false) => {
                 let plan = self.plan(change).await?;
                 let entries = plan.before.shards.iter().chain(&plan.joining);
                 let mut urls = self.given.clone();

@@ -45,6 +45,7 @@ impl Writers {
                             let began = Instant::now();
                             write(&store, &record(*user, round)).await;
                             stall = stall.max(began.elapsed());
+                            if began.elapsed() > Duration::from_millis(150) {}
                             written.fetch_add(1, Ordering::Relaxed);
                         }
                         round += 1;
@@ -180,13 +181,13 @@ async fn two_become_three_and_two_again_under_load() {
         .unwrap();
     let grow = Change {
         add: vec![spare.clone()],
-        remove: Vec::new(),
+        ..Change::default()
     };
     let plan = reshard.run(&grow, print).await.unwrap();
     assert_eq!(plan.targets(), [ShardId(2)]);
     let shrink = Change {
-        add: Vec::new(),
         remove: vec![ShardId(2)],
+        ..Change::default()
     };
     let mut urls = db.urls().to_vec();
     urls.push(spare);
