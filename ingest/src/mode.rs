@@ -167,7 +167,7 @@ async fn apply_once(store: &Store, records: &[Record; 1]) -> Result<Fate, SqlErr
     let target = routes.target_of(records[0].event.user_id);
     let staged = match store.stage(target.ok_or(SqlError::Frozen)?, records).await {
         Err(error) if error.class() == ErrorClass::Rerouted => {
-            store.refresh(routes.generation()).await;
+            store.refresh(routes.epoch()).await;
             return Err(error);
         }
         staged => staged?,

@@ -50,8 +50,6 @@ const FROZEN: u16 = u16::MAX;
 /// Where every user's rows live, at one moment. It does not change; [`Store::routes`](crate::Store::routes) gives the
 /// newest.
 pub struct Routes {
-    /// Counts the changes that this process has seen.
-    pub(crate) generation: u64,
     table: Table,
     lanes: Vec<Lane>,
     lane_of_shard: HashMap<ShardId, usize>,
@@ -68,11 +66,11 @@ impl Routes {
             anchor: Uuid::nil(),
             pool,
         };
-        Routes::new(0, Table::One, vec![lane])
+        Routes::new(Table::One, vec![lane])
     }
 
     /// `pools` has one entry for each entry of the catalog.
-    pub(crate) fn slots(generation: u64, catalog: Catalog, pools: Vec<Arc<Pool>>) -> Routes {
+    pub(crate) fn slots(catalog: Catalog, pools: Vec<Arc<Pool>>) -> Routes {
         let lanes: Vec<Lane> = catalog
             .shards
             .iter()
@@ -97,15 +95,11 @@ impl Routes {
         for slot in Slot::all() {
             table[slot.index()] = lane_of(slot);
         }
-        Routes::new(generation, Table::Slots(table, Box::new(catalog)), lanes)
+        Routes::new(Table::Slots(table, Box::new(catalog)), lanes)
     }
 
     /// `pool_of` gives the pool of a node, as the map counts them.
-    pub(crate) fn ranges(
-        generation: u64,
-        map: Arc<ShardMap>,
-        pool_of: impl Fn(usize) -> Arc<Pool>,
-    ) -> Routes {
+    pub(crate) fn ranges(map: Arc<ShardMap>, pool_of: impl Fn(usize) -> Arc<Pool>) -> Routes {
         let lanes = map
             .shards()
             .iter()
@@ -118,17 +112,16 @@ impl Routes {
                 pool: pool_of(range.node),
             })
             .collect();
-        Routes::new(generation, Table::Ranges(map), lanes)
+        Routes::new(Table::Ranges(map), lanes)
     }
 
-    fn new(generation: u64, table: Table, lanes: Vec<Lane>) -> Routes {
+    fn new(table: Table, lanes: Vec<Lane>) -> Routes {
         let lane_of_shard = lanes
             .iter()
             .enumerate()
             .map(|(index, lane)| (lane.target.shard, index))
             .collect();
         Routes {
-            generation,
             table,
             lanes,
             lane_of_shard,
@@ -159,10 +152,14 @@ impl Routes {
         self.lanes.iter().map(|lane| lane.target)
     }
 
-    /// Which of two snapshots is newer, and whether there was a change between.
+    /// The version of who owns what: of the shards' catalog, or of the cluster's placement as this process has seen it.
     #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation
+    pub fn epoch(&self) -> Epoch {
+        match &self.table {
+            Table::One => NO_EPOCH,
+            Table::Slots(_, catalog) => catalog.epoch(),
+            Table::Ranges(map) => map.epoch(),
+        }
     }
 
     /// The placement on Citus.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use shardlane_router::{ShardId, SlotMap};
+use shardlane_citus::is_placement_error;
+use shardlane_router::{Epoch, ShardId, ShardMap, SlotMap};
 use tokio::task::AbortHandle;
 use tokio_postgres::Config;
 use tokio_postgres::error::{DbError, SqlState};
@@ -109,9 +110,9 @@ impl Store {
         self.shared.routes.load_full()
     }
 
-    /// Looks for newer routes than `seen` (a [`Routes::generation`]) and takes them. Many callers cause one look.
+    /// Looks for newer routes than `seen` (a [`Routes::epoch`]) and takes them. Many callers cause one look.
     /// What cannot be asked stays as it is.
-    pub async fn refresh(&self, seen: u64) {
+    pub async fn refresh(&self, seen: Epoch) {
         self.shared.refresh(seen).await;
     }
 
@@ -231,8 +232,15 @@ fn rerouted(error: SqlError, shard: ShardId, citus: bool) -> SqlError {
     let SqlError::Postgres(postgres) = &error else {
         return error;
     };
-    match postgres.as_db_error() {
-        Some(db) if is_foreign_slot(db) || citus && is_gone_from_citus(db) => SqlError::Rerouted {
+    let db = postgres.as_db_error();
+    let foreign = db.is_some_and(is_foreign_slot);
+    // What writers see who were planned before a split: the batch is routed anew rather than given up.
+    let gone = citus
+        && db.is_some()
+        && error.class() != ErrorClass::Transient
+        && is_placement_error(postgres);
+    match db {
+        Some(db) if foreign || gone => SqlError::Rerouted {
             shard,
             reason: db.message().to_owned(),
         },
@@ -248,33 +256,40 @@ fn is_foreign_slot(error: &DbError) -> bool {
         })
 }
 
-/// What writers see who were planned before a split or a tenant isolation (Citus 13.2, run): the shard is not in the
-/// metadata any more, or the batch spans its children and is no longer of one shard.
-fn is_gone_from_citus(error: &DbError) -> bool {
-    *error.code() == SqlState::UNDEFINED_TABLE
-        || *error.code() == SqlState::FEATURE_NOT_SUPPORTED
-        || *error.code() == SqlState::INTERNAL_ERROR
-            && error
-                .message()
-                .contains("could not find valid entry for shard")
-}
-
 impl Shared {
-    pub(crate) async fn refresh(&self, seen: u64) {
-        if self.routes.load().generation > seen {
+    pub(crate) async fn refresh(&self, seen: Epoch) {
+        if self.routes.load().epoch() > seen {
             return;
         }
         match self.source.newer(&self.routes).await {
-            Ok(Some(routes)) => {
-                let frozen = routes.has_frozen();
-                self.routes.store(Arc::new(routes));
-                if frozen {
-                    // Wakes the follower, which looks often from now on.
-                    self.source.suspect();
-                }
-            }
+            Ok(Some(routes)) => self.replace(routes),
             Ok(None) => {}
             Err(error) => tracing::warn!("the routes stay as they are: {error}"),
+        }
+    }
+
+    /// Takes a map that Citus's watch has seen.
+    pub(crate) async fn take(&self, map: Arc<ShardMap>) {
+        if let Source::Citus(citus) = &self.source
+            && let Some(routes) = citus.after(&self.routes, map).await
+        {
+            self.replace(routes);
+        }
+    }
+
+    /// Two looks at once may both find news: the older of them is dropped.
+    fn replace(&self, routes: Routes) {
+        let (frozen, routes) = (routes.has_frozen(), Arc::new(routes));
+        self.routes.rcu(|current| {
+            if routes.epoch() > current.epoch() {
+                Arc::clone(&routes)
+            } else {
+                Arc::clone(current)
+            }
+        });
+        if frozen {
+            // Wakes the follower, which looks often from now on.
+            self.source.suspect();
         }
     }
 }

@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use shardlane_domain::Source;
-use shardlane_router::{PartitionId, RouteKey};
+use shardlane_router::{Epoch, PartitionId, RouteKey};
 use shardlane_sql::{ErrorClass, Origin, Record, Report, Routes, SqlError, Store, Target};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -102,7 +102,7 @@ impl Lane {
         // Records of slots that are on their way to another shard, in order. The others go on meanwhile; the offset
         // stays at the oldest of these.
         let mut frozen: Vec<Pair> = Vec::new();
-        let (mut next, mut seen) = (None, 0);
+        let (mut next, mut seen) = (None, Epoch(0));
         loop {
             let patience = (!frozen.is_empty()).then_some(FROZEN_POLL);
             let room = frozen.len() < FROZEN_BATCHES_MAX * self.shared.settings.batch_rows_max;
@@ -113,12 +113,12 @@ impl Lane {
                 self.pause(FROZEN_POLL).await.then(Batch::default)
             };
             let Some(batch) = batch else { break };
-            let generation = self.shared.store.routes().generation();
+            let epoch = self.shared.store.routes().epoch();
             next = batch.next.or(next);
-            if batch.records.is_empty() && !frozen.is_empty() && generation == seen {
+            if batch.records.is_empty() && !frozen.is_empty() && epoch == seen {
                 continue;
             }
-            seen = generation;
+            seen = epoch;
             let taken = batch.records.len() + frozen.len();
             let Some(events) = self.decode(batch.records).await? else {
                 break;
@@ -285,8 +285,8 @@ impl Lane {
                 return Ok(Some(rest));
             };
             Stats::add(&counters.reroutes, 1);
-            store.refresh(routes.generation()).await;
-            let news = store.routes().generation() > routes.generation();
+            store.refresh(routes.epoch()).await;
+            let news = store.routes().epoch() > routes.epoch();
             if !news {
                 // The shard refuses what the newest map gives it: that is explained soon, or never.
                 let delay = retry.next().unwrap_or(self.shared.settings.retry_delay_max);
