@@ -4,7 +4,9 @@ mod backend;
 mod check;
 mod experiment;
 mod ingest;
+mod map;
 mod migrate;
+mod reshard;
 mod route;
 mod topics;
 mod up;
@@ -31,6 +33,8 @@ enum Command {
     Ingest(ingest::IngestArgs),
     Worker(worker::WorkerArgs),
     Route(route::RouteArgs),
+    Map(map::MapCommand),
+    Reshard(reshard::ReshardArgs),
     Check(check::CheckArgs),
     Experiment(experiment::ExperimentArgs),
 }
@@ -65,6 +69,8 @@ fn main() -> ExitCode {
             Command::Ingest(arguments) => arguments.run().await,
             Command::Worker(arguments) => arguments.run().await,
             Command::Route(arguments) => arguments.run().await,
+            Command::Map(arguments) => arguments.run().await,
+            Command::Reshard(arguments) => arguments.run().await,
             Command::Check(arguments) => arguments.run().await,
             Command::Experiment(arguments) => arguments.run().await,
         }

@@ -37,6 +37,7 @@ shared_buffers = '128MB'
 max_wal_size = '4GB'
 checkpoint_timeout = '15min'
 wal_level = logical
+wal_retrieve_retry_interval = '200ms'
 max_connections = 200
 jit = off
 ";

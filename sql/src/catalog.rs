@@ -5,12 +5,16 @@
 //! document disagree, and nothing to repair when the one who changes them is killed. A reader asks all shards that it
 //! knows and takes the highest epoch.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use shardlane_router::{Epoch, MapError, PartitionId, ShardId, Slot, SlotMap};
 use tokio_postgres::GenericClient;
 
 use crate::SqlError;
+use crate::follow::connect;
 use crate::slots::SlotSet;
+use crate::store::parse;
 
 /// One version of who owns what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,14 +151,33 @@ pub async fn read_catalog(client: &impl GenericClient) -> Result<Option<Catalog>
             &[],
         )
         .await?;
-    let Some(row) = row else { return Ok(None) };
-    let text: String = row.get(0);
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|error| SqlError::UnknownValue {
-            table: "shard_catalog",
-            value: error.to_string(),
-        })
+    row.map(|row| from_json(row.get(0))).transpose()
+}
+
+fn from_json(text: &str) -> Result<Catalog, SqlError> {
+    serde_json::from_str(text).map_err(|error| SqlError::UnknownValue {
+        table: "shard_catalog",
+        value: error.to_string(),
+    })
+}
+
+/// All versions that these shards remember, oldest first.
+///
+/// # Errors
+/// As [`read_catalog`], and where a shard does not answer.
+pub async fn catalog_history(urls: &[String]) -> Result<Vec<Catalog>, SqlError> {
+    let mut versions = BTreeMap::new();
+    for url in urls {
+        let client = connect(&parse(url)?).await?;
+        let rows = client
+            .query("select document::text from shard_catalog", &[])
+            .await?;
+        for row in rows {
+            let version = from_json(row.get(0))?;
+            versions.insert(version.epoch(), version);
+        }
+    }
+    Ok(versions.into_values().collect())
 }
 
 /// Writes a document beside the older ones, which stay as the history.

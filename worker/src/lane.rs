@@ -317,6 +317,11 @@ impl Lane {
             let error = match self.apply(target, part, raw_part, attempts).await {
                 Ok(report) => {
                     self.shared.stats.batch(&report);
+                    let map = &self.shared.settings.map;
+                    let users = part.iter().map(|record| record.event.user_id);
+                    self.shared
+                        .stats
+                        .count_slots(users.map(|user| map.token(&RouteKey::Uuid(user)).slot()));
                     retry = self.retry();
                     attempts = 1;
                     continue;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
+use shardlane_router::{SLOT_COUNT, Slot};
 use shardlane_sql::{Rejected, Report};
 
 /// Declares counters once, as atomics and as the numbers that a reader gets.
@@ -65,6 +66,8 @@ counters!(
 pub struct Stats {
     pub(crate) counters: Counters,
     batch_us: Mutex<Histogram<u64>>,
+    /// Events of each slot that came to the database.
+    slots: Box<[AtomicU64]>,
     first_record: OnceLock<Instant>,
 }
 
@@ -76,6 +79,7 @@ impl Stats {
         Stats {
             counters: Counters::default(),
             batch_us: Mutex::new(histogram),
+            slots: (0..SLOT_COUNT).map(|_| AtomicU64::new(0)).collect(),
             first_record: OnceLock::new(),
         }
     }
@@ -88,6 +92,18 @@ impl Stats {
     /// When the first record came from Kafka, if one has.
     pub fn first_record_at(&self) -> Option<Instant> {
         self.first_record.get().copied()
+    }
+
+    /// Events of each slot that came to the database, as they are now.
+    pub fn slot_counts(&self) -> Vec<u64> {
+        let load = |slot: &AtomicU64| slot.load(Ordering::Relaxed);
+        self.slots.iter().map(load).collect()
+    }
+
+    pub(crate) fn count_slots(&self, slots: impl Iterator<Item = Slot>) {
+        for slot in slots {
+            self.slots[slot.index()].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn record_polled(&self) {

@@ -68,6 +68,9 @@ impl Reshard {
         let initial = Catalog::first(map, configs.iter().map(address).collect());
         let first = Servers::connect(urls, initial.shards.iter()).await?;
         let catalog = first.catalog(&initial).await?;
+        if catalog == initial {
+            first.verify(&initial, urls.len()).await?;
+        }
         let mut reshard = Reshard {
             given: urls.to_vec(),
             servers: Servers::connect(urls, catalog.shards.iter()).await?,

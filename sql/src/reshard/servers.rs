@@ -8,7 +8,8 @@ use tokio_postgres::{Client, Config};
 use super::ReshardError;
 use crate::catalog::{Catalog, ShardEntry, read_catalog, write_catalog};
 use crate::follow::{address, at, connect};
-use crate::identity::{ShardIdentity, become_shard};
+use crate::identity::{ShardIdentity, become_shard, verify};
+use crate::session::describe;
 use crate::store::parse;
 use crate::{ErrorClass, SqlError};
 
@@ -85,6 +86,23 @@ impl Servers {
             }
         }
         Ok(newest)
+    }
+
+    /// Before any slot has moved: each database is the shard that the map means.
+    pub(super) async fn verify(&self, initial: &Catalog, given: usize) -> Result<(), ReshardError> {
+        if initial.map.shards().len() != given {
+            return Err(SqlError::Settings(format!(
+                "the map has {} shards but {given} DSNs were given; give one a shard, in the order of the shards",
+                initial.map.shards().len()
+            ))
+            .into());
+        }
+        for entry in &initial.shards {
+            let server = self.of(entry.shard)?;
+            let identity = ShardIdentity::in_catalog(initial, entry);
+            verify(&server.client, &describe(&server.config), &identity).await?;
+        }
+        Ok(())
     }
 
     /// Writes a catalog that changes nobody's slots to all.
