@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use shardlane_bench::ingest::{IngestOptions, run};
 use shardlane_bench::results::{Results, Settings};
-use shardlane_bench::{report, table};
+use shardlane_bench::{report, reshard, table};
 use shardlane_sql::Layout;
 
 /// Measure the layouts side by side on servers that start for it
@@ -21,6 +21,78 @@ pub(crate) struct ExperimentArgs {
 enum Experiment {
     /// One seeded stream of webhooks through Kafka into every layout, by every path
     Ingest(IngestArgs),
+    /// Shards that grow, shrink, move and split under full load, and an oracle that looks for what was lost
+    Reshard(ReshardArgs),
+}
+
+#[derive(Debug, Args)]
+struct ReshardArgs {
+    /// Layouts, comma-separated: shards, citus
+    #[arg(long, value_delimiter = ',', default_value = "shards,citus")]
+    layouts: Vec<Layout>,
+    /// Fewer changes, within a minute
+    #[arg(long)]
+    quick: bool,
+    /// Users, whose events take turns
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    users: u64,
+    /// Kafka partitions a topic
+    #[arg(long, value_name = "P", default_value_t = 16)]
+    partitions: u32,
+    /// Shards of the Citus tables
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    citus_shards: u32,
+    /// Records a batch
+    #[arg(long, value_name = "R", default_value_t = 500)]
+    batch_rows_max: usize,
+    /// Connections over all servers of a layout
+    #[arg(long, value_name = "C", default_value_t = 4)]
+    connections: u32,
+    /// Events that wait in Kafka at any time
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    backlog: u64,
+    /// Also write the results here; `-` prints them instead of the table
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl ReshardArgs {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let options = reshard::ReshardOptions {
+            layouts: self.layouts,
+            settings: reshard::Settings {
+                users: self.users,
+                partitions: self.partitions,
+                citus_shards: self.citus_shards,
+                batch_rows_max: self.batch_rows_max.max(1),
+                connections: self.connections.max(1),
+                backlog: self.backlog.max(1),
+                pause_ms: if self.quick { 2_000 } else { 5_000 },
+                quick: self.quick,
+            },
+            command: command_line(),
+        };
+        let results = tokio::select! {
+            results = reshard::run(&options) => results?,
+            signal = tokio::signal::ctrl_c() => {
+                signal?;
+                anyhow::bail!("interrupted; the servers of the experiment are being stopped");
+            }
+        };
+        let text = serde_json::to_string_pretty(&results)?;
+        match &self.json {
+            Some(path) if path.as_os_str() == "-" => println!("{text}"),
+            path => {
+                if let Some(path) = path {
+                    std::fs::write(path, text + "\n")
+                        .with_context(|| format!("{} cannot be written", path.display()))?;
+                }
+                println!("{}", reshard::render(&results));
+            }
+        }
+        let right = results.results.iter().all(reshard::ChangeResult::is_right);
+        Ok(ExitCode::from(u8::from(!right)))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -75,8 +147,10 @@ struct IngestArgs {
 
 impl ExperimentArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        let Experiment::Ingest(arguments) = self.experiment;
-        arguments.run().await
+        match self.experiment {
+            Experiment::Ingest(arguments) => arguments.run().await,
+            Experiment::Reshard(arguments) => arguments.run().await,
+        }
     }
 }
 

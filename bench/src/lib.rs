@@ -14,6 +14,7 @@ mod machine;
 mod raw;
 mod replay;
 pub mod report;
+pub mod reshard;
 pub mod results;
 pub mod stream;
 pub mod table;

@@ -95,6 +95,14 @@ impl LayoutServers {
         self.layout
     }
 
+    /// The cluster, where the layout is Citus.
+    pub fn citus(&self) -> Option<&CitusCluster> {
+        match &self.servers {
+            Servers::Postgres(_) => None,
+            Servers::Citus(cluster) => Some(cluster),
+        }
+    }
+
     /// Every server.
     pub fn nodes(&self) -> Vec<&Postgres> {
         match &self.servers {

@@ -1,0 +1,213 @@
+//! The reshard experiment: shards grow, shrink, move and split while a worker is kept busy through Kafka, and an oracle
+//! reads every shard afterwards.
+//!
+//! One endless stream of order events keeps the worker's backlog at a fixed length. Each change begins after a quiet
+//! stretch and is followed by one. Then the stream stops, the worker drains, and the oracle compares what the shards
+//! hold with what was sent: each event once, each user's events in order, and the same final rows as in one plain
+//! Postgres that nobody disturbed.
+
+mod changes;
+mod load;
+mod oracle;
+mod results;
+mod sampler;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use shardlane_local::{Durability, Kafka, KafkaOptions, kafka_available};
+use shardlane_router::{Epoch, ShardId, SlotMap, TokenHash};
+use shardlane_sql::servers::LayoutServers;
+use shardlane_sql::{CitusPath, Layout, Store, StoreOptions, digest};
+use shardlane_worker::{TopicSet, Worker, WorkerSettings, create_topics};
+
+use self::changes::Ground;
+use self::load::Load;
+use self::oracle::Verdict;
+pub use self::results::{ChangeResult, Results, Sample, Settings, render};
+use self::sampler::Sampler;
+use crate::machine;
+use crate::results::Skipped;
+
+/// How long the worker may take for what is left when the stream stops.
+const DRAIN_MAX: Duration = Duration::from_secs(120);
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct ReshardOptions {
+    /// `shards` and `citus`, or one of them.
+    pub layouts: Vec<Layout>,
+    /// The size.
+    pub settings: Settings,
+    /// The command line, for the results.
+    pub command: String,
+}
+
+/// Runs the experiment.
+///
+/// # Errors
+/// Where Kafka or all layouts are missing, a server fails, or a change does.
+pub async fn run(options: &ReshardOptions) -> anyhow::Result<Results> {
+    let (started, started_at) = (Instant::now(), jiff::Timestamp::now());
+    kafka_available()?;
+    let mut skipped = Vec::new();
+    let mut layouts = Vec::new();
+    for layout in &options.layouts {
+        if !matches!(layout, Layout::Shards | Layout::Citus) {
+            bail!("layout {layout} has nothing to reshard; choose from shards, citus");
+        }
+        match LayoutServers::available(*layout) {
+            Ok(()) => layouts.push(*layout),
+            Err(missing) => skipped.push(Skipped {
+                layout: layout.to_string(),
+                reason: missing.to_string(),
+            }),
+        }
+    }
+    let kafka = Kafka::start(KafkaOptions::default())
+        .await
+        .context("Kafka did not start")?;
+    let mut results = Vec::new();
+    let mut samples = BTreeMap::new();
+    for layout in layouts {
+        eprintln!("{layout}: starting servers");
+        let (changes, curve) = run_layout(options, layout, &kafka)
+            .await
+            .with_context(|| format!("layout {layout}"))?;
+        results.extend(changes);
+        samples.insert(layout.to_string(), curve);
+    }
+    Ok(Results {
+        experiment: "reshard".to_owned(),
+        started_at: started_at.to_string(),
+        took_s: started.elapsed().as_secs_f64(),
+        machine: machine::describe(),
+        commit: machine::commit(),
+        command: options.command.clone(),
+        settings: options.settings.clone(),
+        results,
+        samples,
+        skipped,
+    })
+}
+
+/// A change as it was measured: when, and which events were sent meanwhile.
+pub(crate) struct Span {
+    pub(crate) change: String,
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+    /// Events are numbered as they are sent; these were sent from this change's lead to the next one's.
+    pub(crate) events: std::ops::Range<u64>,
+    /// Slots that moved, where only those may wait.
+    pub(crate) moved: Option<shardlane_sql::SlotSet>,
+}
+
+async fn run_layout(
+    options: &ReshardOptions,
+    layout: Layout,
+    kafka: &Kafka,
+) -> anyhow::Result<(Vec<ChangeResult>, Vec<Sample>)> {
+    let settings = &options.settings;
+    let map = SlotMap::aligned(
+        Epoch(1),
+        TokenHash::Postgres,
+        settings.partitions,
+        &[ShardId(0), ShardId(1)],
+    )?;
+    // The primaries that shards can grow to are there from the start.
+    let servers = LayoutServers::start(layout, Durability::Durable, 4, &[]).await?;
+    let database = servers
+        .create("reshard", &map, settings.citus_shards)
+        .await?;
+    let store = Arc::new(
+        Store::connect(
+            database.backend(CitusPath::Owner),
+            StoreOptions {
+                connections_max: settings.connections,
+                connect_timeout: Duration::from_secs(10),
+                ..StoreOptions::default()
+            },
+        )
+        .await?,
+    );
+    let topics = TopicSet::with_prefix(&format!("reshard-{layout}"));
+    create_topics(&kafka.bootstrap(), &topics, settings.partitions, 1, &[]).await?;
+    let group = format!("reshard-{layout}");
+    let mut worker = WorkerSettings::new(kafka.bootstrap(), group, topics.clone(), map.clone());
+    worker.batch_rows_max = settings.batch_rows_max;
+    let worker = Worker::start(worker, Arc::clone(&store)).await?;
+    let stats = worker.stats();
+
+    let load = Load::start(
+        &kafka.bootstrap(),
+        &topics,
+        &map,
+        settings,
+        Arc::clone(&stats),
+    )?;
+    let truth = (layout == Layout::Citus).then(|| database.urls()[0].clone());
+    let sampler = Sampler::start(Arc::clone(&stats), Arc::clone(&store), truth);
+    let mut ground = Ground::new(layout, &servers, &database).await?;
+    let pause = Duration::from_millis(settings.pause_ms);
+    let mut spans = Vec::new();
+    tokio::time::sleep(pause).await;
+    for change in changes::of(layout, settings.quick) {
+        // What is sent in the quiet stretch before belongs to the change too.
+        let first = spans.last().map_or(0, |span: &Span| span.events.end);
+        eprintln!("{layout}: {change}");
+        let began = Instant::now();
+        let moved = ground
+            .run(change)
+            .await
+            .with_context(|| change.to_string())?;
+        let ended = Instant::now();
+        tokio::time::sleep(pause).await;
+        spans.push(Span {
+            change: change.to_string(),
+            began,
+            ended,
+            events: first..load.sent(),
+            moved,
+        });
+    }
+    let sent = load.stop().await?;
+    if let Some(last) = spans.last_mut() {
+        last.events.end = sent;
+    }
+    let deadline = Instant::now() + DRAIN_MAX;
+    while stats.counts().done < sent {
+        if Instant::now() > deadline {
+            bail!("the worker has not drained: {:?}", stats.counts());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let recording = sampler.stop().await?;
+    worker.stop().await?;
+
+    eprintln!("{layout}: asking every shard");
+    let urls = ground.urls().await?;
+    let verdict = Verdict::read(&urls, settings, sent).await?;
+    let undisturbed = oracle::undisturbed(settings, sent, &map).await?;
+    let equal_state = digest(&urls).await? == undisturbed;
+    let misplaced = ground.misplaced().await?;
+    let results = spans
+        .iter()
+        .map(|span| {
+            let measured = recording.of(span);
+            let found = verdict.of(&span.events);
+            ChangeResult {
+                layout: layout.to_string(),
+                change: span.change.clone(),
+                lost: found.lost,
+                twice: found.twice,
+                out_of_order: found.out_of_order,
+                misplaced,
+                equal_state,
+                ..measured
+            }
+        })
+        .collect();
+    Ok((results, recording.curve()))
+}

@@ -1,0 +1,269 @@
+//! What the worker does over time: events by slot, and whether its map is the cluster's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use shardlane_router::{Epoch, ShardMap, Slot};
+use shardlane_sql::{Store, TABLES};
+use shardlane_worker::Stats;
+use tokio::task::JoinHandle;
+
+use super::Span;
+use super::results::{ChangeResult, Sample};
+use crate::lab::connect;
+
+/// How often the slots are looked at: the resolution of stalls.
+const LOOK: Duration = Duration::from_millis(10);
+/// How often the cluster is asked who owns what.
+const ASK: Duration = Duration::from_millis(250);
+/// A point of the curve.
+const POINT: Duration = Duration::from_millis(250);
+/// The owner-hit ratio that counts as recovered.
+const RECOVERED: f64 = 0.99;
+
+/// The counts of all slots at one moment.
+struct Look {
+    at: Instant,
+    slots: Vec<u32>,
+}
+
+/// How much of the work since the last answer went to its owner.
+struct Hit {
+    at: Instant,
+    ratio: f64,
+}
+
+/// Everything that was seen.
+pub(crate) struct Recording {
+    began: Instant,
+    looks: Vec<Look>,
+    hits: Vec<Hit>,
+}
+
+/// Two tasks that look until they are stopped.
+pub(crate) struct Sampler {
+    began: Instant,
+    stop: Arc<AtomicBool>,
+    looks: JoinHandle<Vec<Look>>,
+    hits: Option<JoinHandle<anyhow::Result<Vec<Hit>>>>,
+}
+
+impl Sampler {
+    /// `truth` is a Citus coordinator whose word on placement counts.
+    pub(crate) fn start(stats: Arc<Stats>, store: Arc<Store>, truth: Option<String>) -> Sampler {
+        let stop = Arc::new(AtomicBool::new(false));
+        let looks = tokio::spawn(look(Arc::clone(&stats), Arc::clone(&stop)));
+        let hits = truth.map(|url| tokio::spawn(ask(url, stats, store, Arc::clone(&stop))));
+        Sampler {
+            began: Instant::now(),
+            stop,
+            looks,
+            hits,
+        }
+    }
+
+    pub(crate) async fn stop(self) -> anyhow::Result<Recording> {
+        self.stop.store(true, Ordering::Relaxed);
+        let hits = match self.hits {
+            Some(hits) => hits.await??,
+            None => Vec::new(),
+        };
+        Ok(Recording {
+            began: self.began,
+            looks: self.looks.await?,
+            hits,
+        })
+    }
+}
+
+async fn look(stats: Arc<Stats>, stop: Arc<AtomicBool>) -> Vec<Look> {
+    let mut looks = Vec::new();
+    let mut ticks = tokio::time::interval(LOOK);
+    while !stop.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        let counts = stats.slot_counts();
+        let slots = counts
+            .iter()
+            .map(|count| u32::try_from(*count).unwrap_or(u32::MAX));
+        looks.push(Look {
+            at: Instant::now(),
+            slots: slots.collect(),
+        });
+    }
+    looks
+}
+
+async fn ask(
+    url: String,
+    stats: Arc<Stats>,
+    store: Arc<Store>,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Vec<Hit>> {
+    let client = connect(&url).await?;
+    let mut hits = Vec::new();
+    let mut before = stats.slot_counts();
+    while !stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(ASK).await;
+        // While shards change hands the metadata may not be a map for a moment; then there is no point here.
+        let Ok(truth) = shardlane_citus::load(&client, &TABLES, Epoch(1)).await else {
+            continue;
+        };
+        let now = stats.slot_counts();
+        let routes = store.routes();
+        if let Some(ours) = routes.shard_map() {
+            hits.push(Hit {
+                at: Instant::now(),
+                ratio: hit_ratio(&before, &now, ours, &truth),
+            });
+        }
+        before = now;
+    }
+    Ok(hits)
+}
+
+/// The share of events whose slot's owner is the one that our map names.
+fn hit_ratio(before: &[u64], now: &[u64], ours: &ShardMap, truth: &ShardMap) -> f64 {
+    let (mut hits, mut all) = (0, 0);
+    for slot in Slot::all() {
+        let events = now[slot.index()] - before[slot.index()];
+        let token = slot.key_range().first();
+        let (our, their) = (ours.shard_for(token), truth.shard_for(token));
+        all += events;
+        if ours.node_of(our) == truth.node_of(their) {
+            hits += events;
+        }
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    if all == 0 {
+        1.0
+    } else {
+        hits as f64 / all as f64
+    }
+}
+
+impl Recording {
+    /// What a change did to the worker. The oracle's part is filled in by the caller.
+    pub(crate) fn of(&self, span: &Span) -> ChangeResult {
+        let took = span.ended - span.began;
+        let lead = span
+            .began
+            .checked_sub(Duration::from_secs(2))
+            .unwrap_or(self.began);
+        let tail = span.ended + Duration::from_secs(2);
+        let stall = |from, to, wanted: &dyn Fn(Slot) -> bool| {
+            self.longest_stall(from, to, wanted).as_secs_f64() * 1e3
+        };
+        let moved = span.moved.as_ref();
+        ChangeResult {
+            took_s: took.as_secs_f64(),
+            events_per_s_before: self.rate(lead, span.began),
+            events_per_s_during: self.rate(span.began, span.ended),
+            events_per_s_after: self.rate(span.ended, tail),
+            stall_before_ms: stall(lead, span.began, &|_| true),
+            stall_max_ms: stall(span.began, tail, &|_| true),
+            stall_unmoved_ms: moved
+                .map(|moved| stall(span.began, tail, &|slot| !moved.contains(slot))),
+            owner_hit_min: self.lowest_hit(span.began, tail),
+            owner_hit_recovered_s: self.recovered_after(span.ended),
+            ..ChangeResult::default()
+        }
+    }
+
+    /// Events a second and owner hits over time.
+    pub(crate) fn curve(&self) -> Vec<Sample> {
+        let mut curve = Vec::new();
+        let Some(last) = self.looks.last() else {
+            return curve;
+        };
+        let mut from = self.began;
+        while from + POINT <= last.at {
+            let to = from + POINT;
+            let hit = self.hits.iter().rfind(|hit| hit.at <= to);
+            curve.push(Sample {
+                at_s: (to - self.began).as_secs_f64(),
+                events_per_s: self.rate(from, to),
+                owner_hit: hit.map(|hit| hit.ratio),
+            });
+            from = to;
+        }
+        curve
+    }
+
+    fn within(&self, from: Instant, to: Instant) -> &[Look] {
+        let first = self.looks.partition_point(|look| look.at < from);
+        let last = self.looks.partition_point(|look| look.at <= to);
+        &self.looks[first.min(last)..last]
+    }
+
+    fn rate(&self, from: Instant, to: Instant) -> f64 {
+        let looks = self.within(from, to);
+        let (Some(first), Some(last)) = (looks.first(), looks.last()) else {
+            return 0.0;
+        };
+        let sum = |look: &Look| {
+            look.slots
+                .iter()
+                .map(|count| u64::from(*count))
+                .sum::<u64>()
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let events = (sum(last) - sum(first)) as f64;
+        let seconds = (last.at - first.at).as_secs_f64();
+        if seconds > 0.0 { events / seconds } else { 0.0 }
+    }
+
+    /// The longest time in which a slot that has events got none into the database.
+    fn longest_stall(&self, from: Instant, to: Instant, wanted: &dyn Fn(Slot) -> bool) -> Duration {
+        let looks = self.within(from, to);
+        let Some((first, rest)) = looks.split_first() else {
+            return Duration::ZERO;
+        };
+        let mut longest = Duration::ZERO;
+        let busy = self.looks.last().map(|look| &look.slots);
+        for slot in Slot::all().filter(|slot| wanted(*slot)) {
+            let index = slot.index();
+            if busy.is_none_or(|busy| busy[index] == 0) {
+                continue;
+            }
+            let (mut count, mut since) = (first.slots[index], first.at);
+            for look in rest {
+                if look.slots[index] != count {
+                    longest = longest.max(look.at - since);
+                    (count, since) = (look.slots[index], look.at);
+                }
+            }
+        }
+        longest
+    }
+
+    fn lowest_hit(&self, from: Instant, to: Instant) -> Option<f64> {
+        let hits = self
+            .hits
+            .iter()
+            .filter(|hit| hit.at >= from && hit.at <= to);
+        hits.map(|hit| hit.ratio).reduce(f64::min)
+    }
+
+    /// Seconds from the end of a change until all later answers within ten seconds say that the map is right.
+    fn recovered_after(&self, ended: Instant) -> Option<f64> {
+        let until = ended + Duration::from_secs(10);
+        let mut after = self
+            .hits
+            .iter()
+            .filter(|hit| hit.at >= ended && hit.at <= until);
+        let misses = self
+            .hits
+            .iter()
+            .filter(|hit| hit.at >= ended && hit.at <= until);
+        let last_miss = misses
+            .filter(|hit| hit.ratio < RECOVERED)
+            .map(|hit| hit.at)
+            .max();
+        let first = match last_miss {
+            Some(miss) => after.find(|hit| hit.at > miss)?,
+            None => after.next()?,
+        };
+        Some((first.at - ended).as_secs_f64())
+    }
+}
