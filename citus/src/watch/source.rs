@@ -87,8 +87,11 @@ where
                 }
             }
         }
-        let failed = first.as_ref().map(|(node, _)| node.clone());
-        for node in places(nodes, failed) {
+        let silent = match &first {
+            Some((node, CitusError::Silent { .. })) => Some(node.clone()),
+            _ => None,
+        };
+        for node in places(nodes, silent) {
             let asked = match self.connect(node.clone()).await {
                 Ok(mut session) => {
                     let asked = self.ask_session(&mut session, known, epoch).await;
@@ -172,13 +175,14 @@ where
     }
 }
 
-/// The original address, then the nodes; the one that has just failed comes last.
-fn places(nodes: &[Node], failed: Option<Option<Node>>) -> Vec<Option<Node>> {
+/// The original address, then the nodes. One that was just waited for in vain comes last; one that only broke its
+/// connection keeps its turn.
+fn places(nodes: &[Node], silent: Option<Option<Node>>) -> Vec<Option<Node>> {
     let mut places: Vec<Option<Node>> = std::iter::once(None)
         .chain(nodes.iter().cloned().map(Some))
         .collect();
-    if let Some(failed) = failed {
-        places.sort_by_key(|place| *place == failed);
+    if let Some(silent) = silent {
+        places.sort_by_key(|place| *place == silent);
     }
     places
 }

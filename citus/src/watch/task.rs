@@ -14,6 +14,9 @@ use super::shared::Shared;
 use super::source::{Answer, Source};
 use crate::{CitusError, MapDiff};
 
+/// No clock runs out of range with this.
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// The outcome of the last refresh, and how many requests had been made when it began.
 #[derive(Debug, Clone)]
 pub(super) struct Done {
@@ -64,7 +67,12 @@ where
     /// Until a poll is due, or until somebody asks, but not before `earliest`.
     async fn wait(&self, served: u64, earliest: Instant) {
         let jitter = rand::random_range(0.8..=1.2);
-        let poll_at = Instant::now() + self.options.poll_interval.mul_f64(jitter);
+        let poll_at = Instant::now()
+            + self
+                .options
+                .poll_interval
+                .min(POLL_INTERVAL_MAX)
+                .mul_f64(jitter);
         while self.shared.requests.load(Acquire) == served {
             tokio::select! {
                 () = sleep_until(poll_at) => return,
@@ -78,7 +86,10 @@ where
     fn gap(&self, failed_in_a_row: u32) -> Duration {
         let factor = 1_u32 << failed_in_a_row.min(6);
         let longest = self.options.poll_interval.max(self.options.refresh_gap_min);
-        (self.options.refresh_gap_min * factor).min(longest)
+        self.options
+            .refresh_gap_min
+            .saturating_mul(factor)
+            .min(longest)
     }
 
     async fn refresh(&mut self) -> Result<(), CitusError> {

@@ -7,7 +7,7 @@ use shardlane_citus::operate::Transfer;
 use shardlane_citus::{CitusError, MapChange};
 use shardlane_router::Epoch;
 
-use crate::support::{NEVER, lab, options, other_node, run, until, wait_for};
+use crate::support::{NEVER, PATIENCE, connect, lab, options, other_node, run, until, wait_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_arrives_by_itself_and_is_told() {
@@ -81,9 +81,10 @@ async fn ten_thousand_suspicions_are_a_handful_of_questions() {
     let callers = (0..10).map(|_| {
         let watch = Arc::clone(&watch);
         tokio::spawn(async move {
-            for _ in 0..1_000 {
-                watch.suspect();
-                tokio::task::yield_now().await;
+            // Over half a second, so that it is the gap that holds them back.
+            for _ in 0..100 {
+                (0..10).for_each(|_| watch.suspect());
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
     });
@@ -146,6 +147,40 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_that_began_before_the_call_is_no_answer() {
+    let Some(lab) = lab("watch_ticket").await else {
+        return;
+    };
+    let mut patient = options(NEVER);
+    patient.answer_time_max = PATIENCE;
+    let watch = lab.watch(patient).await;
+    let holder = connect(&lab.cluster.coordinator_url(lab.database)).await;
+    run(
+        &holder,
+        "begin; lock table pg_dist_placement in access exclusive mode",
+    )
+    .await;
+    watch.suspect();
+    wait_for("the watch waits for the lock", async || {
+        let sql = "select count(*) > 0 from pg_stat_activity where datname = 'watch_ticket'
+                   and application_name = 'under_test' and wait_event_type = 'Lock'";
+        lab.client.query_one(sql, &[]).await.unwrap().get(0)
+    })
+    .await;
+    let waiter = tokio::spawn({
+        let watch = Arc::clone(&watch);
+        async move { watch.refresh().await.map(|_| watch.stats().polls) }
+    });
+    wait_for("the call", async || watch.stats().requests == 2).await;
+    run(&holder, "commit").await;
+    assert_eq!(
+        waiter.await.unwrap().unwrap(),
+        2,
+        "polls until the waiter was served"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_map_that_cannot_be_used_does_not_replace_one_that_can() {
     let Some(lab) = lab("watch_unusable").await else {
         return;
@@ -193,6 +228,7 @@ async fn dropping_the_watch_ends_it() {
     assert_eq!(sessions().await, 1, "one session a watch");
     let mut maps = watch.subscribe();
     drop(watch);
-    assert!(maps.changed().await.is_err(), "the channel closes");
+    let closed = tokio::time::timeout(PATIENCE, maps.changed()).await;
+    assert!(closed.expect("it ends").is_err(), "the channel closes");
     wait_for("its session ends", async || sessions().await == 0).await;
 }

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shardlane_citus::operate::Transfer;
-use shardlane_citus::{Watch, node_config};
+use shardlane_citus::{Watch, is_placement_error, node_config};
 use shardlane_router::{Epoch, RouteKey};
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-use crate::support::{Lab, NEVER, lab, options, other_node, until, wait_for};
+use crate::support::{Lab, NEVER, connect, lab, options, other_node, run, until, wait_for};
 use crate::writer::Writer;
 
 type Written = HashSet<(Uuid, i64)>;
@@ -96,6 +96,14 @@ async fn writers_go_on_while_a_shard_moves_splits_and_is_isolated() {
     };
     let watch = lab.watch(options(Duration::from_millis(200))).await;
     let (_writer, load) = Load::start(&lab, &watch).await;
+    // Updates too: what they do to an online split depends on where its pieces go.
+    let updates = connect(&lab.cluster.coordinator_url(lab.database)).await;
+    let updates = tokio::spawn(async move {
+        let sql = "insert into u values ($1, 1) on conflict (user_id) do update set n = u.n + 1";
+        for n in (0..100).cycle() {
+            updates.execute(sql, &[&Uuid::from_u128(n)]).await.unwrap();
+        }
+    });
     let coordinator = lab.coordinator().await;
 
     let map = watch.current();
@@ -125,6 +133,8 @@ async fn writers_go_on_while_a_shard_moves_splits_and_is_isolated() {
     let map = until(&watch, "the isolation", |map| map.shards().len() == 7).await;
     lab.check(&map).await;
     assert_eq!(watch.stats().changes, 3, "{:?}", watch.diffs());
+    assert!(!updates.is_finished(), "an update failed");
+    updates.abort();
     let written = load.finish(&lab).await;
     assert!(written > 100, "{written} writes are no load");
 }
@@ -208,4 +218,96 @@ async fn pools_follow_the_nodes() {
         .unwrap();
     wait_for("two pools", async || writer.nodes().len() == 2).await;
     load.finish(&lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_about_places_are_told_from_others() {
+    let Some(lab) = lab("writing_errors").await else {
+        return;
+    };
+    let map = lab.watch(options(NEVER)).await.current();
+    let parent = map.shards()[2];
+    let users: Vec<Uuid> = (0..4_000_u128)
+        .map(|n| Uuid::from_u128(n << 64))
+        .filter(|user| map.route(&RouteKey::Uuid(*user)).shard == parent.shard)
+        .collect();
+    let url = lab.cluster.coordinator_url(lab.database);
+    let batch = connect(&url).await;
+    let insert = "insert into events select k, 1 from unnest($1::uuid[]) k on conflict do nothing";
+    let lock = "select from events where user_id = any($1) for update";
+    batch.execute(insert, &[&users]).await.unwrap();
+    batch.query(lock, &[&users]).await.expect("one shard");
+
+    // A transaction holds the shard, a split waits for it, and a batch waits for the split.
+    let holder = connect(&url).await;
+    run(
+        &holder,
+        &format!("begin; insert into events values ('{}', 2)", users[0]),
+    )
+    .await;
+    let waiting = async |what: &str| -> bool {
+        let sql = "select count(*) > 0 from pg_stat_activity where datname = 'writing_errors'
+                   and query like $1 and wait_event_type = 'Lock'";
+        lab.client.query_one(sql, &[&what]).await.unwrap().get(0)
+    };
+    let operator = connect(&url).await;
+    let to = other_node(&map, 2);
+    let point = shardlane_router::Token::new(parent.range.first().value() + (1 << 29));
+    let split = tokio::spawn(async move {
+        let coordinator = shardlane_citus::operate::Coordinator::of(&operator)
+            .await
+            .unwrap();
+        coordinator
+            .split_shard(parent.shard, &[point], &[&to, &to], Transfer::BlockWrites)
+            .await
+            .unwrap()
+    });
+    wait_for("the split waits", async || {
+        waiting("select citus_split%").await
+    })
+    .await;
+    let theirs = users.clone();
+    let behind = tokio::spawn(async move {
+        let error = batch
+            .execute(insert, &[&theirs])
+            .await
+            .expect_err("planned for the old shard");
+        (batch, error)
+    });
+    wait_for("the batch waits", async || {
+        waiting("insert into events select%").await
+    })
+    .await;
+    run(&holder, "commit").await;
+    split.await.unwrap();
+    let (batch, error) = behind.await.unwrap();
+    assert_eq!(
+        error.code().map(tokio_postgres::error::SqlState::code),
+        Some("XX000")
+    );
+    assert!(is_placement_error(&error), "{error:?}");
+
+    let error = batch
+        .query(lock, &[&users])
+        .await
+        .expect_err("two shards by now");
+    assert!(is_placement_error(&error), "{error:?}");
+    let error = batch
+        .execute("insert into events values (null, 1)", &[])
+        .await
+        .unwrap_err();
+    assert!(!is_placement_error(&error), "{error:?}");
+    let unsupported = "update events set user_id = gen_random_uuid() where event_id = 1";
+    let error = batch.execute(unsupported, &[]).await.unwrap_err();
+    assert_eq!(
+        error.code().map(tokio_postgres::error::SqlState::code),
+        Some("0A000")
+    );
+    assert!(!is_placement_error(&error), "{error:?}");
+    let end = "select pg_terminate_backend(pg_backend_pid())";
+    let error = batch.execute(end, &[]).await.unwrap_err();
+    assert!(is_placement_error(&error), "{error:?}");
+    wait_for("the end", async || batch.is_closed()).await;
+    let error = batch.execute(end, &[]).await.unwrap_err();
+    assert!(is_placement_error(&error), "a closed connection: {error:?}");
 }
