@@ -365,5 +365,24 @@ fn a_hundred_partitions_are_no_error() {
     // Half of them each.
     let (code, _, note) = run(&[&create[..], &["--shards", "2"]].concat());
     assert_eq!((code, note.as_str()), (Some(0), ""));
+
+    // Ctrl-C leaves nothing frozen behind.
+    let folder = tempfile::tempdir().unwrap();
+    let grow = [
+        "topics",
+        "grow",
+        "--kafka",
+        &bootstrap,
+        "--partitions",
+        "128",
+    ];
+    let mut growth = Running::start(folder.path(), "grow", &grow);
+    growth.until_it_says("are frozen (epoch 2)");
+    growth.signal("-INT");
+    growth.until_it_says("interrupted and taken back: epoch 3");
+    assert_eq!(growth.child.wait().unwrap().code(), Some(2));
+    let (code, said, progress) = run(&grow);
+    assert_eq!(code, Some(0), "{progress}");
+    assert!(said.contains("grown: epoch 5 has 128 partitions"), "{said}");
     runtime.block_on(kafka.stop()).unwrap();
 }
