@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::Args;
-use shardlane_router::SlotMap;
+use shardlane_router::{Slot, SlotMap};
 use shardlane_sql::{Backend, CitusPath, Layout, Store, StoreOptions};
+use shardlane_worker::{MapDocument, MapTiming, MapWatch, TopicSet, read_map as read_newest};
 
 use crate::migrate::read_map;
+
+/// Partitions of each topic where nobody says anything else.
+pub(crate) const DEFAULT_PARTITIONS: u32 = 8;
 
 #[derive(Debug, Args)]
 pub(crate) struct BackendArgs {
@@ -30,17 +34,74 @@ pub(crate) struct BackendArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MapArgs {
-    /// Kafka partitions of each topic
-    #[arg(long, default_value_t = 8)]
-    partitions: u32,
+    /// Kafka partitions of each topic: any number up to 4096. The map's topic decides where there is one; 8 otherwise
+    #[arg(long)]
+    partitions: Option<u32>,
     /// A slot map as JSON instead of the even one of epoch 1
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "partitions")]
     map: Option<PathBuf>,
 }
 
 impl MapArgs {
+    /// The map of the shards, and of the partitions where Kafka has no map of its own.
     pub(crate) fn read(&self, shards: usize) -> anyhow::Result<SlotMap> {
-        read_map(self.map.as_deref(), self.partitions, shards)
+        let partitions = self.partitions.unwrap_or(DEFAULT_PARTITIONS);
+        read_map(self.map.as_deref(), partitions, shards)
+    }
+
+    /// Follows the map's topic, or waits for one with the map of the arguments.
+    pub(crate) async fn follow(
+        &self,
+        kafka: &str,
+        topics: &TopicSet,
+        own: &SlotMap,
+    ) -> anyhow::Result<Arc<MapWatch>> {
+        let newest = read_newest(kafka, topics).await?;
+        if let Some(document) = &newest {
+            self.refuse_contradiction(document, own, topics)?;
+        }
+        // What the arguments leave unsaid is no reason to contradict the topic.
+        let fallback = newest.is_none().then(|| own.clone());
+        let (kafka, topics) = (kafka.to_owned(), topics.clone());
+        let start = move || MapWatch::start(&kafka, &topics, MapTiming::HOUSE, fallback.as_ref());
+        let watch = tokio::task::spawn_blocking(start).await??;
+        if !watch.is_in_topic() {
+            eprintln!(
+                "map: {} partitions, from the arguments; before partitions can grow, run `shardlane topics create`",
+                own.partition_count()
+            );
+        }
+        Ok(Arc::new(watch))
+    }
+
+    fn refuse_contradiction(
+        &self,
+        document: &MapDocument,
+        own: &SlotMap,
+        topics: &TopicSet,
+    ) -> anyhow::Result<()> {
+        let (topic, theirs) = (topics.map(), document.map());
+        let epoch = theirs.epoch();
+        if let Some(partitions) = self.partitions
+            && partitions != theirs.partition_count()
+        {
+            bail!(
+                "--partitions {partitions} contradicts topic {topic}, whose map (epoch {epoch}) has {}; leave the \
+                 argument away, or run `shardlane topics grow`",
+                theirs.partition_count()
+            );
+        }
+        if let Some(file) = &self.map
+            && (own.hash() != theirs.hash()
+                || Slot::all().any(|slot| own.partition_of(slot) != theirs.partition_of(slot)))
+        {
+            bail!(
+                "--map {} places records elsewhere than topic {topic} (epoch {epoch}) says; leave the argument away, \
+                 or give a map with the same partitions",
+                file.display()
+            );
+        }
+        Ok(())
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -46,9 +44,9 @@ impl IngestArgs {
             listen: self.listen,
             ..IngestSettings::default()
         };
-        let map = self.map.read(self.backend.shards())?;
+        let own = self.map.read(self.backend.shards())?;
         let mode = match self.mode {
-            ModeName::Direct => Mode::Direct(self.backend.connect(&map).await?),
+            ModeName::Direct => Mode::Direct(self.backend.connect(&own).await?),
             ModeName::Kafka => {
                 let Some(kafka) = self.kafka else {
                     bail!(
@@ -56,9 +54,9 @@ impl IngestArgs {
                     );
                 };
                 let topics = TopicSet::with_prefix(&self.prefix);
-                // Shorter than a request's deadline, so that the answer names the reason.
-                let timeout = settings.request_deadline - Duration::from_secs(2);
-                let connect = move || Publisher::connect(&kafka, topics, Arc::new(map), timeout);
+                // Frozen slots and Kafka take 8 s at most, less than a request, so that the answer names the reason.
+                let watch = self.map.follow(&kafka, &topics, &own).await?;
+                let connect = move || Publisher::follow(&kafka, topics, watch);
                 Mode::Kafka(tokio::task::spawn_blocking(connect).await??)
             }
         };

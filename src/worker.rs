@@ -7,6 +7,7 @@ use shardlane_worker::{TopicSet, Worker, WorkerSettings};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::backend::{BackendArgs, MapArgs};
+use crate::topics::alignment_note;
 
 /// Take webhooks from Kafka to the shards
 #[derive(Debug, Args)]
@@ -31,10 +32,15 @@ pub(crate) struct WorkerArgs {
 
 impl WorkerArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        let map = self.map.read(self.backend.shards())?;
-        let store = self.backend.connect(&map).await?;
+        let own = self.map.read(self.backend.shards())?;
+        let store = self.backend.connect(&own).await?;
         let topics = TopicSet::with_prefix(&self.prefix);
-        let mut settings = WorkerSettings::new(self.kafka, self.group, topics, map);
+        let watch = self.map.follow(&self.kafka, &topics, &own).await?;
+        let partitions = watch.snapshot();
+        if let Some(note) = alignment_note(partitions.document.map(), &own)? {
+            eprintln!("worker: {note}");
+        }
+        let mut settings = WorkerSettings::new(self.kafka, self.group, topics, watch);
         settings.batch_rows_max = self.batch_rows_max;
         let (mut interrupt, mut terminate) = (
             signal(SignalKind::interrupt())?,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use backon::{ExponentialBuilder, Retryable};
 use shardlane_domain::Event;
 use shardlane_sql::{ErrorClass, Record, RejectReason, SqlError, Store};
-use shardlane_worker::Publisher;
+use shardlane_worker::{PublishError, Publisher};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::problem::Problem;
@@ -62,8 +62,9 @@ impl Mode {
                 match question.await {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(error)) => {
-                        tracing::warn!(error = chain(&error), "the broker does not answer");
-                        Err(silence)
+                        tracing::warn!(error = chain(&error), "not ready");
+                        let what = refusal(&error).unwrap_or(self.silence());
+                        Err(Problem::NotReady { what })
                     }
                     Err(error) => {
                         tracing::error!(error = chain(&error), "the probe panicked");
@@ -102,10 +103,18 @@ async fn publish(publisher: &Publisher, event: &Event) -> Result<Answer, Problem
         }),
         Err(error) => {
             tracing::warn!(error = chain(&error), "not published");
-            Err(Problem::Unavailable {
-                what: "Kafka did not acknowledge the event",
-            })
+            let what = refusal(&error).unwrap_or("Kafka did not acknowledge the event");
+            Err(Problem::Unavailable { what })
         }
+    }
+}
+
+/// What a sender hears when the map, and not the broker, is the reason.
+fn refusal(error: &PublishError) -> Option<&'static str> {
+    match error {
+        PublishError::LeaseExpired { .. } => Some("the map's lease has expired"),
+        PublishError::Frozen { .. } => Some("Kafka partitions are being added for this user"),
+        PublishError::Kafka(_) | PublishError::Late => None,
     }
 }
 

@@ -23,8 +23,20 @@ pub struct Catalog {
     pub map: SlotMap,
     /// Slots that nobody takes at the moment: the last step of their move is under way.
     pub frozen: SlotSet,
+    /// Slots whose writers hold back, so that those who follow them catch up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Pace>,
     /// The shards, in ascending order. One that has joined and owns no slot yet stands here and not in the map.
     pub shards: Vec<ShardEntry>,
+}
+
+/// A request to writers: in batches with these slots, work for a share of the time only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// The slots.
+    pub slots: SlotSet,
+    /// Of 100.
+    pub share: u8,
 }
 
 /// Where a shard is, and since when it has taken the slots that it takes.
@@ -97,8 +109,17 @@ impl Catalog {
     /// [`MapError::EpochExhausted`].
     pub fn with_shards(&self, shards: Vec<ShardEntry>) -> Result<Catalog, MapError> {
         let mut next = self.renumbered(|slot| self.map.shard_of(slot))?;
-        next.frozen = self.frozen.clone();
         next.shards = shards;
+        Ok(next)
+    }
+
+    /// The next version, in which the writers of some slots are asked to hold back, or none are.
+    ///
+    /// # Errors
+    /// [`MapError::EpochExhausted`].
+    pub fn with_pace(&self, pace: Option<Pace>) -> Result<Catalog, MapError> {
+        let mut next = self.renumbered(|slot| self.map.shard_of(slot))?;
+        next.pace = pace;
         Ok(next)
     }
 
@@ -135,6 +156,7 @@ impl Catalog {
         Ok(Catalog {
             map,
             frozen: self.frozen.clone(),
+            pace: self.pace.clone(),
             shards: self.shards.clone(),
         })
     }

@@ -104,6 +104,9 @@ impl SqlError {
             SqlError::Rerouted { .. } => ErrorClass::Rerouted,
             SqlError::Identity(error) if error.is_only_age() => ErrorClass::Rerouted,
             SqlError::Citus(CitusError::Metadata(error)) => class_of(error),
+            SqlError::Citus(
+                CitusError::Connect { .. } | CitusError::Silent { .. } | CitusError::Refresh { .. },
+            ) => ErrorClass::Transient,
             SqlError::Identity(_)
             | SqlError::Citus(_)
             | SqlError::Map(_)

@@ -29,7 +29,7 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use catalog::{Catalog, ShardEntry, catalog_history, read_catalog};
+pub use catalog::{Catalog, Pace, ShardEntry, catalog_history, read_catalog};
 pub use digest::{Digest, DigestError, digest};
 pub use error::{ErrorClass, SqlError};
 pub use fold::{RejectReason, Rejected};

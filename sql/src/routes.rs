@@ -180,6 +180,23 @@ impl Routes {
         }
     }
 
+    /// How much longer than the batch itself a writer should pause after a batch of these users: 0 unless a reshard
+    /// asks to hold back.
+    #[must_use]
+    pub fn hold_back(&self, mut users: impl Iterator<Item = Uuid>) -> f64 {
+        let pace = self.catalog().and_then(|catalog| catalog.pace.as_ref());
+        let Some(pace) = pace else { return 0.0 };
+        let is_slowed = |user: Uuid| {
+            let token = TokenHash::Postgres.token(&RouteKey::Uuid(user));
+            pace.slots.contains(token.slot())
+        };
+        if users.any(is_slowed) {
+            f64::from(100 - pace.share.min(100)) / f64::from(pace.share.max(1))
+        } else {
+            0.0
+        }
+    }
+
     /// Whether somebody waits for slots that nobody takes at the moment.
     pub(crate) fn has_frozen(&self) -> bool {
         self.catalog()

@@ -39,6 +39,9 @@ const FROZEN_BATCHES_MAX: usize = 2;
 /// what its map says, and somebody has to look.
 const UNEXPLAINED_MAX: Duration = Duration::from_secs(30);
 
+/// The longest pause between two batches for a reshard that asks to hold back.
+const HOLD_BACK_MAX: Duration = Duration::from_secs(1);
+
 /// What all lanes of a worker share.
 pub(crate) struct Shared {
     pub(crate) settings: WorkerSettings,
@@ -257,7 +260,8 @@ impl Lane {
         let (store, counters) = (&self.shared.store, &self.shared.stats.counters);
         let (mut retry, began) = (self.retry(), Instant::now());
         loop {
-            let routes = store.routes();
+            let (routes, round) = (store.routes(), Instant::now());
+            let hold_back = routes.hold_back(events.iter().map(|(record, _)| record.event.user_id));
             let grouped = group(&routes, events, fences);
             let mut rest = grouped.frozen;
             Stats::add(&counters.fenced, grouped.covered);
@@ -281,6 +285,12 @@ impl Lane {
                 }
             }
             rest.sort_unstable_by_key(|(_, raw)| raw.offset);
+            if hold_back > 0.0 {
+                let pause = round.elapsed().mul_f64(hold_back).min(HOLD_BACK_MAX);
+                if !self.pause(pause).await {
+                    return Ok(None);
+                }
+            }
             let Some(refusal) = refusal else {
                 return Ok(Some(rest));
             };
@@ -317,11 +327,8 @@ impl Lane {
             let error = match self.apply(target, part, raw_part, attempts).await {
                 Ok(report) => {
                     self.shared.stats.batch(&report);
-                    let map = &self.shared.settings.map;
                     let users = part.iter().map(|record| record.event.user_id);
-                    self.shared
-                        .stats
-                        .count_slots(users.map(|user| map.token(&RouteKey::Uuid(user)).slot()));
+                    self.shared.stats.count_users(users);
                     retry = self.retry();
                     attempts = 1;
                     continue;

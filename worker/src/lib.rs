@@ -13,8 +13,13 @@
 //! No SQL here, and no routing table: `shardlane-sql` and `shardlane-router` have those.
 
 mod dead_letter;
+mod drain;
 mod error;
+mod growth;
 mod lane;
+mod map_document;
+mod map_topic;
+mod map_watch;
 mod poller;
 mod publisher;
 mod record;
@@ -23,12 +28,19 @@ mod stats;
 mod topics;
 
 pub use error::WorkerError;
+pub use growth::{GrowthError, GrowthOutcome, GrowthSettings, GrowthStep, abort_growth, grow};
+pub use map_document::{DocumentError, MapDocument};
+pub use map_topic::{MapTopicError, create_map, read_map};
+pub use map_watch::{MapSource, MapTiming, MapWatch, Snapshot};
 pub use poller::Worker;
 pub use publisher::{PublishError, Published, Publisher, accepted_now};
 pub use settings::WorkerSettings;
 pub use stats::{Counts, Stats};
 pub(crate) use topics::DLQ_MESSAGE_BYTES_MAX;
-pub use topics::{DLQ_SUFFIX, TopicError, TopicSet, create_topics, delete_topics, verify_topics};
+pub use topics::{
+    DLQ_SUFFIX, ExtraPartitions, TopicError, TopicReport, TopicSet, check_topics, create_topics,
+    delete_topics, verify_topics,
+};
 
 /// Kafka header: the id of the hash that placed the record.
 pub const HEADER_HASH_ID: &str = "shardlane-hash-id";

@@ -250,7 +250,7 @@ fn subscribe(settings: &WorkerSettings) -> Result<BaseConsumer<Context>, WorkerE
         consumer.client(),
         &settings.bootstrap,
         &topics,
-        &settings.map,
+        settings.map.snapshot().document.map(),
     )?;
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
     consumer.subscribe(&names)?;

@@ -1,18 +1,31 @@
 //! Events into Kafka: the partition comes from the map, and the answer only after the broker has the record.
+//!
+//! With a map that may change, an event is placed only while the map's lease lasts and its slot is not frozen, and an
+//! acknowledgement counts only within the message timeout from the lease's end. So a record that was *acknowledged*
+//! entered the log before whoever changed the map acted on it, however long this process was suspended in between. One
+//! that was not acknowledged may enter later; its sender was promised nothing and sends it again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rdkafka::ClientConfig;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 use shardlane_domain::Event;
-use shardlane_router::{RouteKey, SlotMap};
+use shardlane_router::{Epoch, RouteKey, SlotMap};
+use tokio::sync::Semaphore;
 
-use crate::topics::{TopicError, TopicSet, verify_topics};
+use crate::map_watch::{MapSource, MapWatch};
+use crate::topics::{TopicError, TopicReport, TopicSet, verify_topics};
 use crate::{HEADER_EPOCH, HEADER_HASH_ID, HEADER_SLOT};
+
+/// How many events of frozen slots may wait at one time; more would keep those of other slots from the front door.
+const HELD_MAX: usize = 256;
+/// How long the broker may take to say what partitions a topic has.
+const METADATA_MAX: Duration = Duration::from_secs(2);
+const METADATA_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where a record lies, now that the broker has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,17 +36,41 @@ pub struct Published {
     pub offset: i64,
 }
 
-/// The broker does not have the record, or has not said so in time.
+/// The event is not acknowledged, so its sender should send it again.
 #[derive(Debug, thiserror::Error)]
-#[error("Kafka did not acknowledge the record: {0}")]
-pub struct PublishError(#[from] KafkaError);
+pub enum PublishError {
+    /// The broker does not have the record, or has not said so in time.
+    #[error("Kafka did not acknowledge the record: {0}")]
+    Kafka(#[from] KafkaError),
+    /// Nobody knows whether the map is still the newest.
+    #[error(
+        "the map's lease has expired: the broker has not said lately whether epoch {epoch} is still the newest"
+    )]
+    LeaseExpired {
+        /// The map's epoch.
+        epoch: Epoch,
+    },
+    /// The slot's partition is about to change.
+    #[error("slot {slot} is frozen in epoch {epoch} while partitions are added")]
+    Frozen {
+        /// The user's slot.
+        slot: u16,
+        /// The map's epoch.
+        epoch: Epoch,
+    },
+    /// The broker has the record, but its answer came so late that the map may have changed meanwhile.
+    #[error("Kafka acknowledged the record too late: this process or the broker stood still")]
+    Late,
+}
 
 /// Publishes webhooks by the map.
 #[derive(Clone)]
 pub struct Publisher {
     producer: FutureProducer,
     topics: TopicSet,
-    map: Arc<SlotMap>,
+    map: MapSource,
+    report: TopicReport,
+    held: Arc<Semaphore>,
 }
 
 /// The settings of every producer of the house: acknowledged by all replicas, no duplicate and no reordering by
@@ -47,13 +84,15 @@ pub(crate) fn producer_config(bootstrap: &str, timeout: Duration) -> ClientConfi
         .set("acks", "all")
         .set("linger.ms", "5")
         .set("compression.type", "lz4")
+        // Partitions that are added are known soon; by default it takes five minutes.
+        .set("topic.metadata.refresh.interval.ms", "5000")
         .set("message.timeout.ms", timeout.as_millis().to_string());
     config
 }
 
 impl Publisher {
-    /// Connects, and checks that the topics fit the map. `timeout` is how long a record may wait for the broker.
-    /// Blocks on the broker.
+    /// Connects with a map that never changes, and checks that the topics fit it. `timeout` is how long a record may
+    /// wait for the broker. Blocks on the broker.
     ///
     /// # Errors
     /// [`TopicError`].
@@ -63,6 +102,29 @@ impl Publisher {
         map: Arc<SlotMap>,
         timeout: Duration,
     ) -> Result<Publisher, TopicError> {
+        Publisher::open(bootstrap, topics, MapSource::from(&*map), timeout)
+    }
+
+    /// Connects with the map that is watched, and checks that the topics fit it. How long a record may take is in the
+    /// watch's timing. Blocks on the broker.
+    ///
+    /// # Errors
+    /// [`TopicError`].
+    pub fn follow(
+        bootstrap: &str,
+        topics: TopicSet,
+        watch: Arc<MapWatch>,
+    ) -> Result<Publisher, TopicError> {
+        let timeout = watch.timing().message_timeout;
+        Publisher::open(bootstrap, topics, MapSource::from(watch), timeout)
+    }
+
+    fn open(
+        bootstrap: &str,
+        topics: TopicSet,
+        map: MapSource,
+        timeout: Duration,
+    ) -> Result<Publisher, TopicError> {
         let producer: FutureProducer =
             producer_config(bootstrap, timeout)
                 .create()
@@ -70,35 +132,124 @@ impl Publisher {
                     bootstrap: bootstrap.to_owned(),
                     source,
                 })?;
-        verify_topics(producer.client(), bootstrap, &topics.webhooks(), &map)?;
+        let snapshot = map.snapshot();
+        let names = topics.webhooks();
+        let report = verify_topics(
+            producer.client(),
+            bootstrap,
+            &names,
+            snapshot.document.map(),
+        )?;
         Ok(Publisher {
             producer,
             topics,
             map,
+            report,
+            held: Arc::new(Semaphore::new(HELD_MAX)),
         })
     }
 
-    /// Publishes one event and waits until all replicas have it.
+    /// What the check of the topics found at the start.
+    pub fn topic_report(&self) -> &TopicReport {
+        &self.report
+    }
+
+    /// Publishes one event and waits until all replicas have it. An event of a frozen slot waits for its turn.
     ///
     /// # Errors
-    /// [`PublishError`]: it is unknown whether the broker has the record; the provider should send it again.
+    /// [`PublishError`]: the broker may or may not have the record; the provider should send it again.
     pub async fn publish(&self, event: &Event) -> Result<Published, PublishError> {
-        let route = self.map.route(&RouteKey::Uuid(event.user_id));
+        let give_up = match &self.map {
+            MapSource::Static(_) => Instant::now(),
+            MapSource::Watched(watch) => Instant::now() + watch.timing().hold_max,
+        };
+        loop {
+            let refused = match self.hand_over(event) {
+                Ok(handed_over) => handed_over.acknowledged().await,
+                Err(error) => Err(error),
+            };
+            match (refused, &self.map) {
+                (Err(error), MapSource::Watched(watch)) if Instant::now() < give_up => {
+                    self.overcome(error, event, watch, give_up).await?;
+                }
+                (answer, _) => return answer,
+            }
+        }
+    }
+
+    /// Places the record by the map of this moment and gives it to the client, with nothing to wait for in between.
+    fn hand_over(&self, event: &Event) -> Result<HandedOver, PublishError> {
         let topic = self.topics.of(event.source);
         let key = event.user_id.to_string();
+        let snapshot = self.map.snapshot();
+        let map = snapshot.document.map();
+        let route = map.route(&RouteKey::Uuid(event.user_id));
+        if snapshot
+            .lease_until
+            .is_some_and(|until| Instant::now() >= until)
+        {
+            return Err(PublishError::LeaseExpired { epoch: map.epoch() });
+        }
+        if snapshot.document.is_frozen(route.slot) {
+            return Err(PublishError::Frozen {
+                slot: route.slot.number(),
+                epoch: map.epoch(),
+            });
+        }
         let record = FutureRecord::to(&topic)
             .key(&key)
             .payload(&event.payload[..])
             .partition(route.partition.0)
             .timestamp(event.received_at.as_millisecond())
-            .headers(address_headers(&self.map, route.slot.index()));
-        // Zero: a full queue is an answer at once, not a wait without bound.
-        match self.producer.send(record, Duration::ZERO).await {
-            Ok(delivery) => Ok(Published {
-                partition: delivery.partition,
-                offset: delivery.offset,
-            }),
-            Err((error, _)) => Err(PublishError(error)),
+            .headers(address_headers(map, route.slot.index()));
+        // A full queue is an answer at once, not a wait without bound.
+        let delivery = self
+            .producer
+            .send_result(record)
+            .map_err(|(error, _)| error)?;
+        let message_timeout = match &self.map {
+            MapSource::Static(_) => Duration::ZERO,
+            MapSource::Watched(watch) => watch.timing().message_timeout,
+        };
+        Ok(HandedOver {
+            delivery,
+            in_time_until: snapshot.lease_until.map(|until| until + message_timeout),
+        })
+    }
+
+    /// Waits for what passes while partitions are added; gives back every other error.
+    async fn overcome(
+        &self,
+        error: PublishError,
+        event: &Event,
+        watch: &MapWatch,
+        give_up: Instant,
+    ) -> Result<(), PublishError> {
+        match error {
+            PublishError::Frozen { epoch, .. } => {
+                let Ok(_place) = self.held.try_acquire() else {
+                    return Err(error);
+                };
+                tokio::time::timeout_at(give_up.into(), watch.newer_than(epoch))
+                    .await
+                    .map_err(|_| error)
+            }
+            // The map has grown, and our client has not heard of the topic's new partitions. Nothing was sent.
+            PublishError::Kafka(KafkaError::MessageProduction(
+                RDKafkaErrorCode::UnknownPartition,
+            )) => {
+                let (producer, topic) = (self.producer.clone(), self.topics.of(event.source));
+                let ask = move || {
+                    let client = producer.client();
+                    client.fetch_metadata(Some(&topic), METADATA_MAX).map(drop)
+                };
+                let asked = tokio::task::spawn_blocking(ask).await;
+                asked.unwrap_or(Err(KafkaError::Canceled))?;
+                // The broker may not show them yet either; all who wait must not ask without a pause.
+                tokio::time::sleep(METADATA_PAUSE).await;
+                Ok(())
+            }
+            other => Err(other),
         }
     }
 
@@ -110,13 +261,45 @@ impl Publisher {
         Ok(self.producer.flush(timeout)?)
     }
 
-    /// Asks the broker for anything at all: is it there?
+    /// Asks the broker for anything at all: is it there, and may we place records?
     ///
     /// # Errors
-    /// [`PublishError`] if it does not answer in time. Blocks.
+    /// [`PublishError`] if it does not answer in time, or the map's lease has expired. Blocks.
     pub fn ping(&self, timeout: Duration) -> Result<(), PublishError> {
+        let snapshot = self.map.snapshot();
+        if snapshot
+            .lease_until
+            .is_some_and(|until| Instant::now() >= until)
+        {
+            let epoch = snapshot.document.map().epoch();
+            return Err(PublishError::LeaseExpired { epoch });
+        }
         self.producer.client().fetch_metadata(None, timeout)?;
         Ok(())
+    }
+}
+
+/// A record that the client has and the broker has not acknowledged yet.
+struct HandedOver {
+    delivery: DeliveryFuture,
+    /// Until when an acknowledgement counts; `None` for ever.
+    in_time_until: Option<Instant>,
+}
+
+impl HandedOver {
+    async fn acknowledged(self) -> Result<Published, PublishError> {
+        let delivered = self.delivery.await.map_err(|_| KafkaError::Canceled)?;
+        let delivery = delivered.map_err(|(error, _)| error)?;
+        if self
+            .in_time_until
+            .is_some_and(|until| Instant::now() > until)
+        {
+            return Err(PublishError::Late);
+        }
+        Ok(Published {
+            partition: delivery.partition,
+            offset: delivery.offset,
+        })
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use shardlane_router::SlotMap;
-
+use crate::map_watch::MapSource;
 use crate::topics::TopicSet;
 
 /// Settings of a worker.
@@ -15,8 +14,8 @@ pub struct WorkerSettings {
     pub group: String,
     /// What to consume.
     pub topics: TopicSet,
-    /// The map by which producers place records.
-    pub map: SlotMap,
+    /// The map by which producers place records. It only counts what is misplaced.
+    pub map: MapSource,
     /// A batch is full at this many records.
     pub batch_rows_max: usize,
     /// A batch is full at this many bytes of payload.
@@ -33,12 +32,17 @@ pub struct WorkerSettings {
 
 impl WorkerSettings {
     /// Settings with the defaults of a small machine.
-    pub fn new(bootstrap: String, group: String, topics: TopicSet, map: SlotMap) -> Self {
+    pub fn new(
+        bootstrap: String,
+        group: String,
+        topics: TopicSet,
+        map: impl Into<MapSource>,
+    ) -> Self {
         WorkerSettings {
             bootstrap,
             group,
             topics,
-            map,
+            map: map.into(),
             batch_rows_max: 2_000,
             batch_bytes_max: 8 * 1024 * 1024,
             batch_linger: Duration::from_millis(20),

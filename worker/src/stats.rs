@@ -5,8 +5,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
-use shardlane_router::{SLOT_COUNT, Slot};
+use shardlane_router::{RouteKey, SLOT_COUNT, TokenHash};
 use shardlane_sql::{Rejected, Report};
+use uuid::Uuid;
 
 /// Declares counters once, as atomics and as the numbers that a reader gets.
 macro_rules! counters {
@@ -100,8 +101,9 @@ impl Stats {
         self.slots.iter().map(load).collect()
     }
 
-    pub(crate) fn count_slots(&self, slots: impl Iterator<Item = Slot>) {
-        for slot in slots {
+    pub(crate) fn count_users(&self, users: impl Iterator<Item = Uuid>) {
+        for user in users {
+            let slot = TokenHash::Postgres.token(&RouteKey::Uuid(user)).slot();
             self.slots[slot.index()].fetch_add(1, Ordering::Relaxed);
         }
     }

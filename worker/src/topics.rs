@@ -1,12 +1,13 @@
 //! The topics of the house: made with the map's partition count, and checked against it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::{Client, ClientContext, DefaultClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use shardlane_domain::Source;
+use shardlane_router::SlotMap;
 
 /// What a dead-letter topic's name ends in.
 pub const DLQ_SUFFIX: &str = ".DLQ";
@@ -14,6 +15,9 @@ pub const DLQ_SUFFIX: &str = ".DLQ";
 /// The longest message of a dead-letter topic. Twice what Kafka takes by default: a dead letter is its record and
 /// the headers that say why, and one that its topic refuses would hold up its partition for ever.
 pub(crate) const DLQ_MESSAGE_BYTES_MAX: u32 = 2 * 1024 * 1024;
+
+/// What the map's topic is called, behind the prefix.
+const MAP_TOPIC: &str = "shardlane.map";
 
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -49,7 +53,13 @@ impl TopicSet {
         Source::ALL.iter().map(|source| self.of(*source)).collect()
     }
 
-    fn all(&self) -> Vec<String> {
+    /// The topic that holds the map.
+    pub fn map(&self) -> String {
+        format!("{}{MAP_TOPIC}", self.prefix)
+    }
+
+    /// The webhook topics and their dead-letter topics.
+    fn partitioned(&self) -> Vec<String> {
         Source::ALL
             .iter()
             .flat_map(|source| [self.of(*source), self.dlq_of(*source)])
@@ -71,20 +81,30 @@ pub enum TopicError {
     /// The topic does not exist.
     #[error("topic {0} does not exist; run `shardlane topics create`")]
     Missing(String),
-    /// The topic has another partition count than the map.
+    /// The topic has fewer partitions than the map.
     #[error(
-        "topic {topic} has {found} partitions, but the map (epoch {epoch}) knows {expected}: users would be read \
-         from other partitions than they were written to. Use a map with {found} partitions, or another topic"
+        "topic {topic} has {found} partitions, but the map (epoch {epoch}) places into {expected}: some users would \
+         have no partition. Use a map with {found} partitions, or another topic"
     )]
     PartitionCount {
         /// The topic.
         topic: String,
         /// How many it has.
-        found: usize,
+        found: u32,
         /// How many the map has.
         expected: u32,
         /// The map's epoch.
         epoch: u64,
+    },
+    /// The broker took the new partitions, and does not show them.
+    #[error(
+        "topic {topic} still has fewer than {wanted} partitions after {ADMIN_TIMEOUT:?}; look at the broker's log, then run it again"
+    )]
+    NotGrown {
+        /// The topic.
+        topic: String,
+        /// How many it was to have.
+        wanted: u32,
     },
     /// The broker could not make or delete a topic.
     #[error("topic {topic} could not be changed: {code}")]
@@ -112,7 +132,7 @@ pub async fn create_topics(
         bootstrap: bootstrap.to_owned(),
         source,
     };
-    let names = topics.all();
+    let names = topics.partitioned();
     let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
     let dlq_message_bytes_max = DLQ_MESSAGE_BYTES_MAX.to_string();
     let wanted: Vec<NewTopic<'_>> = names
@@ -138,7 +158,7 @@ pub async fn create_topics(
     refusals(results, RDKafkaErrorCode::TopicAlreadyExists)
 }
 
-/// Deletes the topics and their dead-letter topics.
+/// Deletes the topics, their dead-letter topics and the map's topic.
 ///
 /// # Errors
 /// [`TopicError`]; a topic that does not exist is none.
@@ -147,7 +167,8 @@ pub async fn delete_topics(bootstrap: &str, topics: &TopicSet) -> Result<(), Top
         bootstrap: bootstrap.to_owned(),
         source,
     };
-    let names = topics.all();
+    let mut names = topics.partitioned();
+    names.push(topics.map());
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let results = admin(bootstrap)?
         .delete_topics(&names, &options())
@@ -156,7 +177,7 @@ pub async fn delete_topics(bootstrap: &str, topics: &TopicSet) -> Result<(), Top
     refusals(results, RDKafkaErrorCode::UnknownTopicOrPartition)
 }
 
-fn refusals(
+pub(crate) fn refusals(
     results: Vec<Result<String, (String, RDKafkaErrorCode)>>,
     harmless: RDKafkaErrorCode,
 ) -> Result<(), TopicError> {
@@ -170,7 +191,7 @@ fn refusals(
     Ok(())
 }
 
-fn admin(bootstrap: &str) -> Result<AdminClient<DefaultClientContext>, TopicError> {
+pub(crate) fn admin(bootstrap: &str) -> Result<AdminClient<DefaultClientContext>, TopicError> {
     ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .create()
@@ -180,13 +201,32 @@ fn admin(bootstrap: &str) -> Result<AdminClient<DefaultClientContext>, TopicErro
         })
 }
 
-fn options() -> AdminOptions {
+pub(crate) fn options() -> AdminOptions {
     AdminOptions::new()
         .operation_timeout(Some(ADMIN_TIMEOUT))
         .request_timeout(Some(ADMIN_TIMEOUT))
 }
 
-/// Checks that each topic exists and has the map's partition count. Blocks on the broker.
+/// A topic that has more partitions than the map places into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtraPartitions {
+    /// The topic.
+    pub topic: String,
+    /// How many it has.
+    pub found: u32,
+    /// How many the map has.
+    pub expected: u32,
+}
+
+/// What [`verify_topics`] found that is no error.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicReport {
+    /// Topics with partitions that the map does not know: a growth is under way, or somebody else added them.
+    pub extra_partitions: Vec<ExtraPartitions>,
+}
+
+/// Checks that each topic exists and has all partitions of the map. More partitions are logged and reported; they are
+/// left empty by our publishers, and read by our workers should somebody else write to them. Blocks on the broker.
 ///
 /// # Errors
 /// [`TopicError`] says which topic and what to do.
@@ -194,31 +234,144 @@ pub fn verify_topics<C: ClientContext>(
     client: &Client<C>,
     bootstrap: &str,
     names: &[String],
-    map: &shardlane_router::SlotMap,
-) -> Result<(), TopicError> {
+    map: &SlotMap,
+) -> Result<TopicReport, TopicError> {
+    let mut report = TopicReport::default();
+    let expected = map.partition_count();
     for topic in names {
-        let metadata = client
-            .fetch_metadata(Some(topic), ADMIN_TIMEOUT)
-            .map_err(|source| TopicError::Broker {
-                bootstrap: bootstrap.to_owned(),
-                source,
-            })?;
-        let found = metadata
-            .topics()
-            .iter()
-            .find(|found| found.name() == topic && found.error().is_none())
-            .map_or(0, |found| found.partitions().len());
-        if found == 0 {
-            return Err(TopicError::Missing(topic.clone()));
-        }
-        if u32::try_from(found) != Ok(map.partition_count()) {
+        let found = partition_count(client, bootstrap, topic)?;
+        if found < expected {
             return Err(TopicError::PartitionCount {
                 topic: topic.clone(),
                 found,
-                expected: map.partition_count(),
+                expected,
                 epoch: map.epoch().0,
             });
         }
+        if found > expected {
+            report.extra_partitions.push(ExtraPartitions {
+                topic: topic.clone(),
+                found,
+                expected,
+            });
+        }
     }
-    Ok(())
+    if let Some(extra) = report.extra_partitions.first() {
+        tracing::warn!(
+            topics = report.extra_partitions.len(),
+            "topic {} has {} partitions, but the map places into {expected}: the others stay empty until \
+             `shardlane topics grow --partitions {}`",
+            extra.topic,
+            extra.found,
+            extra.found,
+        );
+    }
+    Ok(report)
+}
+
+/// How many partitions an existing topic has.
+fn partition_count<C: ClientContext>(
+    client: &Client<C>,
+    bootstrap: &str,
+    topic: &str,
+) -> Result<u32, TopicError> {
+    let metadata = client
+        .fetch_metadata(Some(topic), ADMIN_TIMEOUT)
+        .map_err(|source| TopicError::Broker {
+            bootstrap: bootstrap.to_owned(),
+            source,
+        })?;
+    let found = metadata
+        .topics()
+        .iter()
+        .find(|found| found.name() == topic && found.error().is_none())
+        .map_or(0, |found| found.partitions().len());
+    match u32::try_from(found).unwrap_or(u32::MAX) {
+        0 => Err(TopicError::Missing(topic.to_owned())),
+        found => Ok(found),
+    }
+}
+
+/// Gives the webhook topics and their dead-letter topics `partitions` partitions, and waits until the broker shows
+/// them. A topic that has so many or more is left alone.
+pub(crate) async fn add_partitions(
+    bootstrap: &str,
+    topics: &TopicSet,
+    partitions: u32,
+) -> Result<(), TopicError> {
+    let deadline = Instant::now() + ADMIN_TIMEOUT;
+    let mut asked = false;
+    loop {
+        let smaller = smaller_topics(bootstrap, topics, partitions).await?;
+        let Some(first) = smaller.first() else {
+            return Ok(());
+        };
+        if !asked {
+            let wanted: Vec<NewPartitions<'_>> = smaller
+                .iter()
+                .map(|topic| NewPartitions::new(topic, partitions as usize))
+                .collect();
+            let grown = admin(bootstrap)?
+                .create_partitions(&wanted, &options())
+                .await
+                .map_err(|source| TopicError::Broker {
+                    bootstrap: bootstrap.to_owned(),
+                    source,
+                })?;
+            // Somebody else may have been quicker.
+            refusals(grown, RDKafkaErrorCode::InvalidPartitions)?;
+            asked = true;
+        } else if Instant::now() > deadline {
+            return Err(TopicError::NotGrown {
+                topic: first.clone(),
+                wanted: partitions,
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn smaller_topics(
+    bootstrap: &str,
+    topics: &TopicSet,
+    partitions: u32,
+) -> Result<Vec<String>, TopicError> {
+    let (bootstrap, names) = (bootstrap.to_owned(), topics.partitioned());
+    let canceled = TopicError::Broker {
+        bootstrap: bootstrap.clone(),
+        source: KafkaError::Canceled,
+    };
+    let ask = move || {
+        let admin = admin(&bootstrap)?;
+        let mut smaller = Vec::new();
+        for name in names {
+            if partition_count(admin.inner(), &bootstrap, &name)? < partitions {
+                smaller.push(name);
+            }
+        }
+        Ok(smaller)
+    };
+    tokio::task::spawn_blocking(ask)
+        .await
+        .unwrap_or(Err(canceled))
+}
+
+/// Checks the topics against a map, with a client of its own.
+///
+/// # Errors
+/// As [`verify_topics`].
+pub async fn check_topics(
+    bootstrap: &str,
+    topics: &TopicSet,
+    map: &SlotMap,
+) -> Result<TopicReport, TopicError> {
+    let (bootstrap, names, map) = (bootstrap.to_owned(), topics.webhooks(), map.clone());
+    let canceled = TopicError::Broker {
+        bootstrap: bootstrap.clone(),
+        source: KafkaError::Canceled,
+    };
+    let ask = move || verify_topics(admin(&bootstrap)?.inner(), &bootstrap, &names, &map);
+    tokio::task::spawn_blocking(ask)
+        .await
+        .unwrap_or(Err(canceled))
 }

@@ -169,7 +169,12 @@ impl Shards {
         let leaving = catalog.shards.iter().rev().take(from.saturating_sub(to));
         wanted.remove = leaving.map(|entry| entry.shard).collect();
         self.urls.extend(wanted.add.iter().cloned());
-        let plan = self.reshard.run(&wanted, |_, _, _| {}).await?;
+        let plan = self
+            .reshard
+            .run(&wanted, |step, number, steps| {
+                eprintln!("  {number}/{steps} {step}");
+            })
+            .await?;
         let moves = plan.moves.iter().map(|moved| &moved.slots);
         Ok(moves.fold(SlotSet::empty(), |all, slots| all.union(slots)))
     }

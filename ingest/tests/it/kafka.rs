@@ -8,12 +8,13 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::json;
 use shardlane_domain::Source;
-use shardlane_ingest::{IngestSettings, router};
+use shardlane_ingest::{IngestSettings, Mode, router};
 use shardlane_local::{Kafka, KafkaOptions};
 use shardlane_router::RouteKey;
 use shardlane_sql::testing::{TEST_PARTITIONS, test_map, unique};
 use shardlane_worker::{
-    HEADER_EPOCH, HEADER_HASH_ID, HEADER_SLOT, TopicSet, accepted_now, create_topics,
+    GrowthSettings, GrowthStep, HEADER_EPOCH, HEADER_HASH_ID, HEADER_SLOT, MapTiming, MapWatch,
+    Publisher, TopicSet, accepted_now, create_map, create_topics, grow,
 };
 use uuid::Uuid;
 
@@ -198,4 +199,72 @@ async fn the_deadline_answers_when_the_publisher_is_more_patient() {
         "{:?}",
         started.elapsed()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_lease_and_for_a_frozen_slot_events_are_refused_with_the_reason() {
+    let Some(bootstrap) = shardlane_sql::testing::kafka().await else {
+        return;
+    };
+    let topics = TopicSet::with_prefix(&unique("ingest"));
+    let map = test_map();
+    create_topics(&bootstrap, &topics, TEST_PARTITIONS, 1, &[])
+        .await
+        .unwrap();
+    create_map(&bootstrap, &topics, &map, 1).await.unwrap();
+    let timing = MapTiming {
+        lease: Duration::from_millis(800),
+        message_timeout: Duration::from_secs(2),
+        hold_max: Duration::from_millis(100),
+    };
+    let follow = {
+        let (bootstrap, topics) = (bootstrap.clone(), topics.clone());
+        move || {
+            let watch = MapWatch::start(&bootstrap, &topics, timing, None).unwrap();
+            let watch = std::sync::Arc::new(watch);
+            (Publisher::follow(&bootstrap, topics, watch.clone()), watch)
+        }
+    };
+    let (publisher, watch) = tokio::task::spawn_blocking(follow).await.unwrap();
+    let mode = Mode::Kafka(publisher.unwrap());
+    let app = router(mode, &IngestSettings::default());
+    let next = map.plan_partitions(6).unwrap().map;
+    let moves = |user: &Uuid| {
+        let key = RouteKey::Uuid(*user);
+        map.partition_for(&key) != next.partition_for(&key)
+    };
+    let user = std::iter::repeat_with(Uuid::new_v4).find(moves).unwrap();
+    let body = order(user, "e-1", "created", 10);
+    let reason = async |reason: &str| {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let reply = send(&app, post(ORDERS, body.clone())).await;
+            if reply.status == StatusCode::SERVICE_UNAVAILABLE {
+                reply.is_problem(503, "unavailable");
+                if reply.body["detail"].as_str().unwrap().contains(reason) {
+                    return;
+                }
+            }
+            assert!(Instant::now() < until, "{reason}: {reply:?}");
+        }
+    };
+    let settings = GrowthSettings {
+        bootstrap: bootstrap.clone(),
+        topics,
+        groups: vec![unique("group")],
+        timing,
+        drain_max: PATIENCE,
+    };
+    let growth = tokio::spawn(async move {
+        let mut progress =
+            |step: &GrowthStep| assert!(!matches!(step, GrowthStep::Frozen { .. }), "killed");
+        grow(&settings, 6, &mut progress).await.map(drop)
+    });
+    assert!(growth.await.is_err());
+    reason("partitions are being added").await;
+    watch.stop();
+    reason("the map's lease has expired").await;
+    send(&app, get("/readyz"))
+        .await
+        .is_problem(503, "not-ready");
 }

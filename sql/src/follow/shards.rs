@@ -245,6 +245,7 @@ impl Catalog {
         Catalog {
             map,
             frozen: SlotSet::empty(),
+            pace: None,
             shards,
         }
     }

@@ -89,13 +89,12 @@ pub enum ReshardError {
     },
     /// The target lags too much to freeze anything.
     #[error(
-        "shard {to} does not catch up: a marker takes {lag:?}, which is more than half of the stall of {stall_max:?}; run again when there is less load"
+        "shard {to} does not catch up with its sources, although their workers were asked to hold back: a marker takes \
+         more than a quarter of the stall of {stall_max:?}; run again when there is less load"
     )]
     Lagging {
         /// The target.
         to: ShardId,
-        /// How long the last marker took.
-        lag: Duration,
         /// The stall that is allowed.
         stall_max: Duration,
     },

@@ -9,7 +9,7 @@ use super::journal::Journal;
 use super::replicate::Link;
 use super::servers::{Server, Servers};
 use super::{Change, Plan, ReshardError, Step, verify};
-use crate::catalog::{Catalog, ShardEntry};
+use crate::catalog::{Catalog, Pace, ShardEntry};
 use crate::follow::address;
 use crate::identity::{ShardIdentity, admit, validate};
 use crate::migrate::migrate_config;
@@ -19,6 +19,11 @@ use crate::{Detail, Layout, SLOT_TABLES};
 
 /// Names the lock that a running reshard holds in the first shard. The number is arbitrary.
 const RESHARD_LOCK: i64 = 0x0072_6573_6861_7264; // "reshard"
+
+/// How long is waited for one marker before the writers are asked to hold back more.
+const CATCH_UP_LOOK: Duration = Duration::from_secs(2);
+/// Writers hold back to this share of their time, and no further.
+const SHARE_MIN: u8 = 5;
 
 /// Bounds of a reshard.
 #[derive(Debug, Clone, Copy)]
@@ -333,21 +338,37 @@ impl Reshard {
         self.servers.announce(&catalog).await
     }
 
-    /// Until a marker takes less than half of the stall that is allowed; the other half is for verifying.
+    /// Until a marker takes less than a quarter of the stall that is allowed; the rest is for the freeze and for
+    /// verifying. A target applies row by row what its sources' writers wrote in batches: if it falls behind, the writers
+    /// are asked to hold back, more and more.
     async fn catch_up(&self, plan: &Plan, to: ShardId) -> Result<(), ReshardError> {
         let began = Instant::now();
+        let enough = self.options.stall_max / 4;
+        let mut share = 100;
         loop {
-            let mut lag = Duration::ZERO;
-            for link in self.links(plan, to)? {
-                let max = self.options.catch_up_max;
-                lag = lag.max(link.marker(max).await?.unwrap_or(max));
-            }
-            if lag < self.options.stall_max / 2 {
+            let links = self.links(plan, to)?;
+            let markers = links
+                .iter()
+                .map(|link| link.marker(CATCH_UP_LOOK.max(enough)));
+            let lags = try_join_all(markers).await?;
+            if lags.iter().all(|lag| lag.is_some_and(|lag| lag < enough)) {
                 return Ok(());
             }
             if began.elapsed() > self.options.catch_up_max {
+                self.servers
+                    .announce(&self.catalog().await?.with_pace(None)?)
+                    .await?;
                 let stall_max = self.options.stall_max;
-                return Err(ReshardError::Lagging { to, lag, stall_max });
+                return Err(ReshardError::Lagging { to, stall_max });
+            }
+            if share > SHARE_MIN {
+                share = (share / 2).max(SHARE_MIN);
+                let slots = incoming(plan, to);
+                let paced = self
+                    .catalog()
+                    .await?
+                    .with_pace(Some(Pace { slots, share }))?;
+                self.servers.announce(&paced).await?;
             }
         }
     }
@@ -373,7 +394,9 @@ impl Reshard {
         if slots.without(&now.owned(to)).is_empty() {
             return Ok(());
         }
-        self.servers.change(to, &now.give(to, &slots)?).await
+        let mut next = now.give(to, &slots)?;
+        next.pace = None;
+        self.servers.change(to, &next).await
     }
 
     /// Gives frozen slots back to their owners: those of one target, or all.
@@ -382,7 +405,8 @@ impl Reshard {
             let now = self.catalog().await?;
             let is_frozen = moved.slots.iter().any(|slot| now.frozen.contains(slot));
             if is_frozen && only.is_none_or(|to| to == moved.to) {
-                let next = now.give(moved.from, &moved.slots)?;
+                let mut next = now.give(moved.from, &moved.slots)?;
+                next.pace = None;
                 self.servers.change(moved.from, &next).await?;
             }
         }
@@ -437,7 +461,9 @@ impl Reshard {
                 validate(&self.servers.of(to)?.client).await?;
             }
         }
-        self.servers.announce(&now.with_shards(stay)?).await
+        self.servers
+            .announce(&now.with_shards(stay)?.with_pace(None)?)
+            .await
     }
 
     fn in_time(&self, to: ShardId, in_time: bool) -> Result<(), ReshardError> {

@@ -64,18 +64,18 @@ async fn topics_that_are_missing_or_do_not_fit_are_refused() {
     );
     assert!(matches!(connect(missing).await, TopicError::Missing(_)));
 
-    let wide = TopicSet::with_prefix(&unique("wide"));
-    create_topics(&ring.bootstrap, &wide, 8, 1, &[])
+    let narrow = TopicSet::with_prefix(&unique("narrow"));
+    create_topics(&ring.bootstrap, &narrow, 3, 1, &[])
         .await
         .unwrap();
     let mut settings = ring.settings("");
-    settings.topics = wide.clone();
+    settings.topics = narrow.clone();
     let error = refusal(&world, settings).await;
     assert!(
         matches!(
             &error,
             WorkerError::Topic(TopicError::PartitionCount {
-                found: 8,
+                found: 3,
                 expected: 4,
                 epoch: 1,
                 ..
@@ -84,10 +84,10 @@ async fn topics_that_are_missing_or_do_not_fit_are_refused() {
         "{error:?}"
     );
     let sentence = error.to_string();
-    assert!(sentence.contains("has 8 partitions"), "{sentence}");
-    assert!(sentence.contains("knows 4"), "{sentence}");
+    assert!(sentence.contains("has 3 partitions"), "{sentence}");
+    assert!(sentence.contains("places into 4"), "{sentence}");
     assert!(matches!(
-        connect(wide).await,
+        connect(narrow).await,
         TopicError::PartitionCount { .. }
     ));
 }

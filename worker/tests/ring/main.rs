@@ -5,8 +5,12 @@
 
 mod bad_input;
 mod events;
+mod growth;
+mod growth_limits;
+mod map;
 mod once;
 mod poison;
 mod routing;
 mod shard_down;
+mod storm;
 mod world;
