@@ -6,9 +6,10 @@
 //! 1. *Prepare*: joining databases get their schema and an identity without slots; targets admit what will come.
 //! 2. *Copy*: a publication with the slots' row filter on the source, a subscription on the target. No trigger, and
 //!    nothing in the way of writers.
-//! 3. For each target: *catch up* until a marker row needs almost no time; *freeze* the slots at their sources, whose
-//!    CHECKs then refuse them; *drain* (a marker behind the last row has arrived); *verify* rows and checksums of each
-//!    slot; *switch*: the target takes the slots. Writers of these slots wait from freeze to switch, others do not.
+//! 3. For each target: *catch up* until a marker row needs almost no time; *compare* rows and checksums of each slot, in
+//!    two snapshots that hold the same; *freeze* the slots at their sources, whose CHECKs then refuse them; *drain* (a
+//!    marker behind the last row has arrived); *verify* what was written since the snapshots; *switch*: the target takes
+//!    the slots. Writers of these slots wait from freeze to switch, others do not.
 //! 4. *Detach* the subscriptions, *clean* the sources, *finish*.
 //!
 //! Who owns what changes in freeze and switch only, each in one transaction of one shard; see [`Catalog`](crate::Catalog).
@@ -18,6 +19,7 @@ mod plan;
 mod replicate;
 mod run;
 mod servers;
+mod snapshots;
 mod verify;
 
 use std::time::Duration;

@@ -74,6 +74,11 @@ pub enum Step {
         /// The target.
         to: ShardId,
     },
+    /// All rows that are there, while writers write.
+    Compare {
+        /// The target.
+        to: ShardId,
+    },
     /// The source takes the slots no more.
     Freeze {
         /// The source.
@@ -86,7 +91,7 @@ pub enum Step {
         /// The target.
         to: ShardId,
     },
-    /// Rows and checksums of each slot.
+    /// The rows since then.
     Verify {
         /// The target.
         to: ShardId,
@@ -200,7 +205,8 @@ impl Plan {
             to: moved.to,
         }));
         for to in self.targets() {
-            steps.push(Step::CatchUp { to });
+            let catch_up = Step::CatchUp { to };
+            steps.extend([catch_up, Step::Compare { to }, catch_up]);
             let froms = self.incoming(to).map(|moved| moved.from);
             steps.extend(froms.map(|from| Step::Freeze { from, to }));
             steps.extend([Step::Drain { to }, Step::Verify { to }, Step::Switch { to }]);
@@ -236,6 +242,7 @@ impl fmt::Display for Step {
             Step::Prepare => f.write_str("prepare"),
             Step::Copy { from, to } => write!(f, "copy {from} -> {to}"),
             Step::CatchUp { to } => write!(f, "catch up {to}"),
+            Step::Compare { to } => write!(f, "compare {to}"),
             Step::Freeze { from, to } => write!(f, "freeze {from} -> {to}"),
             Step::Drain { to } => write!(f, "drain {to}"),
             Step::Verify { to } => write!(f, "verify {to}"),

@@ -17,9 +17,9 @@ const COPY_POLL: Duration = Duration::from_millis(50);
 /// A publication on the source and a subscription on the target, under one name.
 pub(super) struct Link<'a> {
     pub(super) moved: &'a Move,
-    name: String,
-    from: &'a Server,
-    to: &'a Server,
+    pub(super) name: String,
+    pub(super) from: &'a Server,
+    pub(super) to: &'a Server,
 }
 
 impl<'a> Link<'a> {

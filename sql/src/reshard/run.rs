@@ -1,5 +1,6 @@
 //! The steps of a reshard, done one after the other.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -8,7 +9,9 @@ use shardlane_router::{ShardId, SlotMap};
 use super::journal::Journal;
 use super::replicate::Link;
 use super::servers::{Server, Servers};
-use super::{Change, Plan, ReshardError, Step, verify};
+use super::snapshots::{Marks, compare_snapshots};
+use super::verify::{self, Side};
+use super::{Change, Plan, ReshardError, Step};
 use crate::catalog::{Catalog, Pace, ShardEntry};
 use crate::follow::address;
 use crate::identity::{ShardIdentity, admit, validate};
@@ -53,6 +56,9 @@ pub struct Reshard {
     initial: Catalog,
     servers: Servers,
     options: ReshardOptions,
+    /// Up to where the sources of the target at hand are compared. Not in the journal: a command that was killed
+    /// compares all.
+    marks: HashMap<ShardId, Marks>,
 }
 
 impl Reshard {
@@ -81,6 +87,7 @@ impl Reshard {
             servers: Servers::connect(urls, catalog.shards.iter()).await?,
             initial: catalog,
             options,
+            marks: HashMap::new(),
         };
         if let Some(journal) = reshard.journal().await? {
             let entries = journal
@@ -270,6 +277,14 @@ impl Reshard {
                 link.wait_for_copy(self.options.copy_max).await
             }
             Step::CatchUp { to } => self.catch_up(plan, to).await,
+            Step::Compare { to } => {
+                let mut marks = HashMap::new();
+                for link in self.links(plan, to)? {
+                    marks.insert(link.moved.from, compare_snapshots(&link).await?);
+                }
+                self.marks = marks;
+                Ok(())
+            }
             Step::Freeze { from, to } => self.freeze(plan, from, to).await,
             Step::Drain { to } => {
                 let links = self.links(plan, to)?;
@@ -279,11 +294,18 @@ impl Reshard {
             }
             Step::Verify { to } => {
                 let links = self.links(plan, to)?;
-                let target = self.servers.of(to)?;
                 let compare = async {
                     for link in &links {
-                        let source = self.servers.of(link.moved.from)?;
-                        verify::compare(link.moved, source, target).await?;
+                        let marks = self.marks.get(&link.moved.from);
+                        let from = Side {
+                            client: &link.from.client,
+                            since: marks.map(|marks| marks.from),
+                        };
+                        let to = Side {
+                            client: &link.to.client,
+                            since: marks.map(|marks| marks.to),
+                        };
+                        verify::compare(link.moved, from, to).await?;
                     }
                     Ok::<_, ReshardError>(())
                 };

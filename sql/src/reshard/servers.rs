@@ -15,7 +15,7 @@ use crate::{ErrorClass, SqlError};
 
 /// How often a shard's locks are tried for. A batch holds them for milliseconds; while one waits for them the batches
 /// behind it wait too, so each try is short.
-const LOCK_TRIES: u32 = 40;
+pub(super) const LOCK_TRIES: u32 = 40;
 const LOCK_WAIT: &str = "300ms";
 
 /// One shard's database.
