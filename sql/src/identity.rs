@@ -120,18 +120,15 @@ pub(crate) async fn install(
 
 /// Looks at the rows that were there before the CHECKs, and refuses if one belongs elsewhere. Writers go on.
 pub(crate) async fn validate(client: &impl GenericClient) -> Result<(), SqlError> {
-    let mut statements: Vec<String> = SLOT_TABLES
+    let statements: Vec<String> = SLOT_TABLES
         .iter()
         .map(|table| format!("alter table {table} validate constraint {table}{SLOT_CHECK}"))
         .collect();
-    statements.push(format!(
-        "alter table kafka_fence validate constraint {EPOCH_CHECK}"
-    ));
     Ok(client.batch_execute(&statements.join(";")).await?)
 }
 
 /// Makes this database the shard `identity` from the end of the transaction on: it refuses all other slots' rows and
-/// all fences of an older epoch. Waits for the batches under way, in the order in which they take their locks.
+/// all fences of an older epoch, of which it has none any more: they speak of other slots. Waits for the batches under way, in the order in which they take their locks.
 pub(crate) async fn become_shard(
     transaction: &Transaction<'_>,
     identity: &ShardIdentity,
@@ -141,8 +138,9 @@ pub(crate) async fn become_shard(
     let epoch = epoch_as_bigint(identity.epoch);
     transaction
         .batch_execute(&format!(
-            "alter table kafka_fence drop constraint if exists {EPOCH_CHECK}, \
-                 add constraint {EPOCH_CHECK} check (epoch >= {epoch}) not valid"
+            "delete from kafka_fence where epoch < {epoch}; \
+             alter table kafka_fence drop constraint if exists {EPOCH_CHECK}, \
+                 add constraint {EPOCH_CHECK} check (epoch >= {epoch})"
         ))
         .await?;
     transaction

@@ -169,10 +169,14 @@ impl Shards {
         let leaving = catalog.shards.iter().rev().take(from.saturating_sub(to));
         wanted.remove = leaving.map(|entry| entry.shard).collect();
         self.urls.extend(wanted.add.iter().cloned());
+        let started = std::time::Instant::now();
         let plan = self
             .reshard
             .run(&wanted, |step, number, steps| {
-                eprintln!("  {number}/{steps} {step}");
+                eprintln!(
+                    "  {:6.2} {number}/{steps} {step}",
+                    started.elapsed().as_secs_f64()
+                );
             })
             .await?;
         let moves = plan.moves.iter().map(|moved| &moved.slots);

@@ -92,7 +92,7 @@ pub enum ReshardError {
     /// The target lags too much to freeze anything.
     #[error(
         "shard {to} does not catch up with its sources, although their workers were asked to hold back: a marker takes \
-         more than a quarter of the stall of {stall_max:?}; run again when there is less load"
+         more than an eighth of the stall of {stall_max:?}; run again when there is less load"
     )]
     Lagging {
         /// The target.

@@ -25,6 +25,8 @@ const RESHARD_LOCK: i64 = 0x0072_6573_6861_7264; // "reshard"
 
 /// How long is waited for one marker before the writers are asked to hold back more.
 const CATCH_UP_LOOK: Duration = Duration::from_secs(2);
+/// How often a target's slots are frozen in vain before it is given up.
+const STALLS_MAX: u32 = 6;
 /// Writers hold back to this share of their time, and no further.
 const SHARE_MIN: u8 = 5;
 
@@ -59,6 +61,8 @@ pub struct Reshard {
     /// Up to where the sources of the target at hand are compared. Not in the journal: a command that was killed
     /// compares all.
     marks: HashMap<ShardId, Marks>,
+    /// Of 100: how much of their time the writers of the slots at hand may work.
+    share: u8,
 }
 
 impl Reshard {
@@ -88,6 +92,7 @@ impl Reshard {
             initial: catalog,
             options,
             marks: HashMap::new(),
+            share: 100,
         };
         if let Some(journal) = reshard.journal().await? {
             let entries = journal
@@ -203,27 +208,35 @@ impl Reshard {
     ) -> Result<(), ReshardError> {
         let plan = journal.plan.clone();
         let steps = plan.steps();
-        let mut frozen_at: Option<Instant> = None;
+        let (mut frozen_at, mut stalls): (Option<Instant>, u32) = (None, 0);
         while let Some(step) = steps.get(journal.done).copied() {
             progress(step, journal.done + 1, steps.len());
             if matches!(step, Step::Freeze { .. } | Step::Drain { .. }) {
                 frozen_at.get_or_insert_with(Instant::now);
             }
-            let left = frozen_at.map_or(self.options.stall_max, |at| {
-                self.options.stall_max.saturating_sub(at.elapsed())
-            });
+            // A fifth is kept for the thaw or the switch, which need locks too.
+            let budget = self.options.stall_max.mul_f64(0.8);
+            let left = frozen_at.map_or(budget, |at| budget.saturating_sub(at.elapsed()));
             if let Err(error) = self.step(&plan, step, left).await {
-                if let ReshardError::Stalled { to, .. } | ReshardError::Different { to, .. } = error
-                {
-                    self.thaw(&plan, Some(to)).await?;
-                    let again = steps.iter().position(|step| *step == Step::CatchUp { to });
-                    let home = &self.home(&plan)?.client;
-                    journal.advance(home, again.unwrap_or(0)).await?;
+                let (ReshardError::Stalled { to, .. } | ReshardError::Different { to, .. }) = error
+                else {
+                    return Err(error);
+                };
+                self.thaw(&plan, Some(to)).await?;
+                frozen_at = None;
+                let again = steps.iter().position(|step| *step == Step::CatchUp { to });
+                let home = &self.home(&plan)?.client;
+                journal.advance(home, again.unwrap_or(0)).await?;
+                stalls += 1;
+                if matches!(error, ReshardError::Different { .. }) || stalls == STALLS_MAX {
+                    return Err(error);
                 }
-                return Err(error);
+                tracing::warn!("{error}; trying again with writers that hold back more");
+                self.share = (self.share / 2).max(SHARE_MIN);
+                continue;
             }
             if matches!(step, Step::Switch { .. }) {
-                frozen_at = None;
+                (frozen_at, stalls, self.share) = (None, 0, 100);
             }
             journal
                 .advance(&self.home(&plan)?.client, journal.done + 1)
@@ -360,14 +373,14 @@ impl Reshard {
         self.servers.announce(&catalog).await
     }
 
-    /// Until a marker takes less than a quarter of the stall that is allowed; the rest is for the freeze and for
+    /// Until a marker takes less than an eighth of the stall that is allowed; the rest is for the freeze and for
     /// verifying. A target applies row by row what its sources' writers wrote in batches: if it falls behind, the writers
     /// are asked to hold back, more and more.
-    async fn catch_up(&self, plan: &Plan, to: ShardId) -> Result<(), ReshardError> {
+    async fn catch_up(&mut self, plan: &Plan, to: ShardId) -> Result<(), ReshardError> {
         let began = Instant::now();
-        let enough = self.options.stall_max / 4;
-        let mut share = 100;
+        let enough = self.options.stall_max / 8;
         loop {
+            self.announce_pace(plan, to).await?;
             let links = self.links(plan, to)?;
             let markers = links
                 .iter()
@@ -377,22 +390,25 @@ impl Reshard {
                 return Ok(());
             }
             if began.elapsed() > self.options.catch_up_max {
-                self.servers
-                    .announce(&self.catalog().await?.with_pace(None)?)
-                    .await?;
+                self.share = 100;
+                self.announce_pace(plan, to).await?;
                 let stall_max = self.options.stall_max;
                 return Err(ReshardError::Lagging { to, stall_max });
             }
-            if share > SHARE_MIN {
-                share = (share / 2).max(SHARE_MIN);
-                let slots = incoming(plan, to);
-                let paced = self
-                    .catalog()
-                    .await?
-                    .with_pace(Some(Pace { slots, share }))?;
-                self.servers.announce(&paced).await?;
-            }
+            self.share = (self.share / 2).max(SHARE_MIN);
         }
+    }
+
+    async fn announce_pace(&self, plan: &Plan, to: ShardId) -> Result<(), ReshardError> {
+        let now = self.catalog().await?;
+        let pace = (self.share < 100).then(|| Pace {
+            slots: incoming(plan, to),
+            share: self.share,
+        });
+        if now.pace != pace {
+            self.servers.announce(&now.with_pace(pace)?).await?;
+        }
+        Ok(())
     }
 
     async fn freeze(
