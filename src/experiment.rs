@@ -1,12 +1,14 @@
 //! `shardlane experiment`: measure, print a table, write the report.
 
+mod routing;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use shardlane_bench::ingest::{IngestOptions, run};
-use shardlane_bench::results::{Results, Settings};
+use shardlane_bench::results::Settings;
 use shardlane_bench::{report, table};
 use shardlane_sql::Layout;
 
@@ -21,6 +23,8 @@ pub(crate) struct ExperimentArgs {
 enum Experiment {
     /// One seeded stream of webhooks through Kafka into every layout, by every path
     Ingest(IngestArgs),
+    /// Citus by the node that owns a user, against its coordinator and any node in turn
+    Routing(routing::RoutingArgs),
 }
 
 #[derive(Debug, Args)]
@@ -75,8 +79,10 @@ struct IngestArgs {
 
 impl ExperimentArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        let Experiment::Ingest(arguments) = self.experiment;
-        arguments.run().await
+        match self.experiment {
+            Experiment::Ingest(arguments) => arguments.run().await,
+            Experiment::Routing(arguments) => arguments.run().await,
+        }
     }
 }
 
@@ -145,7 +151,7 @@ impl IngestArgs {
     }
 }
 
-fn write_json(results: &Results, path: &std::path::Path) -> anyhow::Result<()> {
+fn write_json(results: &impl serde::Serialize, path: &std::path::Path) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(results)?;
     text.push('\n');
     std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))

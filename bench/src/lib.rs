@@ -15,5 +15,6 @@ mod raw;
 mod replay;
 pub mod report;
 pub mod results;
+pub mod routing;
 pub mod stream;
 pub mod table;
