@@ -1,232 +1,72 @@
-//! A Citus cluster as a client sees it: who holds which range of the hash.
+//! A Citus cluster as a client sees it: who holds which range of the hash, while that changes.
 //!
-//! [`load`] reads the metadata of any node into a [`ShardMap`] and proves, before anybody relies on it, that the
-//! server's hash is ours. A caller then sends a statement **on the logical table** to the node that owns the
-//! user. If the map is stale, that node forwards the statement: a hint that costs a hop, never an error.
+//! [`Watch`] keeps a [`ShardMap`] true while shards move and split and nodes come and go. A caller sends a statement
+//! **on the logical table** to the node that owns the user. If the map is stale, that node forwards the statement:
+//! a hint that costs a hop, never an error.
 //!
-//! Invariants:
+//! ```no_run
+//! use shardlane_citus::{Watch, WatchOptions, node_config};
+//! use shardlane_router::RouteKey;
+//! use tokio_postgres::{Config, NoTls};
+//! use uuid::Uuid;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let coordinator: Config = "postgres://app@coordinator:5432/shop".parse()?;
+//! let watch = Watch::start(coordinator.clone(), &["orders"], WatchOptions::default()).await?;
+//!
+//! let user = Uuid::from_u128(42);
+//! let map = watch.current();
+//! let owner = &map.nodes()[map.route(&RouteKey::Uuid(user)).node];
+//!
+//! // A real writer keeps a pool a node and follows `watch.subscribe()`: see `examples/writer.rs`.
+//! let (client, connection) = node_config(&coordinator, owner).connect(NoTls).await?;
+//! tokio::spawn(connection);
+//! let written = client
+//!     .execute("insert into orders (user_id) values ($1) on conflict do nothing", &[&user])
+//!     .await;
+//! if let Err(error) = &written
+//!     && shardlane_citus::is_placement_error(error)
+//! {
+//!     watch.refresh().await?; // then route anew, and repeat the transaction
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`load`]: the map once, with no task behind it.
+//! - [`watch`]: the map kept true, each change told as a [`MapDiff`].
+//! - [`operate`]: what an operator does: move, split, isolate, rebalance, change a node's address.
+//!
+//! # Invariants
+//!
 //! - This crate never names a physical shard table (`inbox_102008`): after a move, a row written there is lost.
 //! - It never routes without the self-test, and never guesses: what it does not understand is a [`CitusError`].
+//! - A map that cannot be used never replaces one that can, and an epoch never goes back.
+//! - Readers of the map neither lock nor wait, whatever the cluster does.
+//!
+//! Absent: pools, retries of a caller's statements, and how to choose between two placements of one shard.
 //!
 //! Source of the mapping: Citus's `pg_dist_partition`, `pg_dist_shard`, `pg_dist_placement` and `pg_dist_node`,
 //! as its documentation describes them.
 
-use shardlane_router::{
-    Epoch, KeyRange, KeyType, MapError, Node, RouteKey, ShardId, ShardMap, ShardRange, TokenHash,
-};
-use tokio_postgres::Client;
-use uuid::Uuid;
+mod diff;
+mod error;
+mod load;
+mod node;
+pub mod operate;
+mod placement_error;
+pub mod watch;
 
-/// How many keys the self-test asks the server about.
-const PROBE_COUNT: u128 = 64;
+pub use diff::{MapChange, MapDiff};
+pub use error::CitusError;
+pub use load::{load, self_test};
+pub use node::node_config;
+pub use placement_error::is_placement_error;
+#[doc(no_inline)]
+pub use shardlane_router::ShardMap;
+pub use watch::{Watch, WatchOptions, WatchStats};
 
-/// Why a cluster cannot be routed to.
-#[derive(Debug, thiserror::Error)]
-pub enum CitusError {
-    /// The server did not answer, or refused the question.
-    #[error(
-        "the Citus metadata could not be read; is this a Citus node, and is the extension created in this database?"
-    )]
-    Metadata(#[source] tokio_postgres::Error),
-    /// A table is missing or not hash-distributed.
-    #[error(
-        "table {table} {problem}; run `shardlane migrate --layout citus` against the coordinator"
-    )]
-    Table {
-        /// The table.
-        table: String,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// Tables that belong together are not in one colocation group.
-    #[error(
-        "tables {first} and {second} are not colocated, so one user's rows lie on different nodes; distribute both with colocate_with"
-    )]
-    NotColocated {
-        /// The table that the others are compared with.
-        first: String,
-        /// The one that differs.
-        second: String,
-    },
-    /// The distribution column is not a `uuid`.
-    #[error(
-        "{table} is distributed by {column} of type {found}, but the router hashes a uuid; distribute it by a uuid column"
-    )]
-    ColumnType {
-        /// The table.
-        table: String,
-        /// Its distribution column.
-        column: String,
-        /// That column's type.
-        found: String,
-    },
-    /// Two texts may be equal without being the same bytes.
-    #[error(
-        "the distribution column of {0} has a nondeterministic collation, which no client can hash"
-    )]
-    Collation(String),
-    /// A shard with more than one active placement.
-    #[error(
-        "shard {0} has more than one active placement; set citus.shard_replication_factor to 1"
-    )]
-    Replicated(i64),
-    /// The ranges are not a map.
-    #[error("the cluster's shard ranges are no map of the hash")]
-    Map(#[from] MapError),
-    /// The server places a key elsewhere than the map does.
-    #[error(
-        "self-test failed: for {key} the server says shard {server}, the map says shard {ours}; do not route to this cluster with this version"
-    )]
-    SelfTest {
-        /// The probed key.
-        key: Uuid,
-        /// The shard that Citus names.
-        server: i64,
-        /// The shard that our hash and map name.
-        ours: i64,
-    },
-}
-
-/// Reads the placement of `tables` (the first one's shards; all must be colocated with it, and distributed by a
-/// `uuid` column) and runs the self-test. Three queries.
-///
-/// # Errors
-/// [`CitusError`] where the tables cannot be routed to, or where the server's hash is not ours.
-pub async fn load(client: &Client, tables: &[&str], epoch: Epoch) -> Result<ShardMap, CitusError> {
-    let [first, ..] = tables else {
-        return Err(CitusError::Table {
-            table: "(none)".into(),
-            problem: "was not named",
-        });
-    };
-    check_tables(client, tables).await?;
-    let map = read_map(client, first, epoch).await?;
-    self_test(client, first, &map).await?;
-    tracing::debug!(
-        shards = map.shards().len(),
-        nodes = map.nodes().len(),
-        "Citus map loaded"
-    );
-    Ok(map)
-}
-
-async fn check_tables(client: &Client, tables: &[&str]) -> Result<(), CitusError> {
-    let rows = client
-        .query(include_str!("sql/tables.sql"), &[&tables])
-        .await
-        .map_err(CitusError::Metadata)?;
-    let mut group: Option<(String, i32)> = None;
-    for table in tables {
-        let problem = |problem| CitusError::Table {
-            table: (*table).to_owned(),
-            problem,
-        };
-        let row = rows
-            .iter()
-            .find(|row| row.get::<_, String>(0) == *table)
-            .ok_or_else(|| problem("does not exist"))?;
-        match row.get::<_, Option<String>>(1).as_deref() {
-            Some("h") => {}
-            Some(_) => return Err(problem("is not distributed by hash")),
-            None => return Err(problem("is not distributed")),
-        }
-        let (column, found): (String, String) = (row.get(3), row.get(4));
-        if found != "uuid" {
-            return Err(CitusError::ColumnType {
-                table: (*table).to_owned(),
-                column,
-                found,
-            });
-        }
-        if !row.get::<_, bool>(5) {
-            return Err(CitusError::Collation((*table).to_owned()));
-        }
-        let colocation: i32 = row.get(2);
-        match &group {
-            None => group = Some(((*table).to_owned(), colocation)),
-            Some((first, expected)) if *expected != colocation => {
-                return Err(CitusError::NotColocated {
-                    first: first.clone(),
-                    second: (*table).to_owned(),
-                });
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
-async fn read_map(client: &Client, table: &str, epoch: Epoch) -> Result<ShardMap, CitusError> {
-    let rows = client
-        .query(include_str!("sql/shards.sql"), &[&table])
-        .await
-        .map_err(CitusError::Metadata)?;
-    let mut nodes: Vec<Node> = Vec::new();
-    let mut ranges: Vec<ShardRange> = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let shard: i64 = row.get(0);
-        if ranges
-            .last()
-            .is_some_and(|range| range.shard == ShardId(shard))
-        {
-            return Err(CitusError::Replicated(shard));
-        }
-        let port: i32 = row.get(5);
-        let node = Node {
-            group: row.get(3),
-            host: row.get(4),
-            port: u16::try_from(port).map_err(|_| CitusError::Table {
-                table: table.to_owned(),
-                problem: "lies on a node whose port is no port",
-            })?,
-        };
-        let index = nodes
-            .iter()
-            .position(|known| *known == node)
-            .unwrap_or_else(|| {
-                nodes.push(node);
-                nodes.len() - 1
-            });
-        let range = KeyRange::from_hash_bounds(row.get(1), row.get(2))?;
-        ranges.push(ShardRange {
-            shard: ShardId(shard),
-            range,
-            node: index,
-        });
-    }
-    Ok(ShardMap::new(
-        epoch,
-        TokenHash::Postgres,
-        KeyType::Uuid,
-        nodes,
-        ranges,
-    )?)
-}
-
-/// Asks the server where it would put a probe set of keys, and compares.
-///
-/// # Errors
-/// [`CitusError::SelfTest`] at the first key that is placed differently.
-pub async fn self_test(client: &Client, table: &str, map: &ShardMap) -> Result<(), CitusError> {
-    // Multiples of the 128-bit golden ratio: spread over all shards, the same in every run.
-    const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
-    let probes: Vec<Uuid> = (0..PROBE_COUNT)
-        .map(|n| Uuid::from_u128(n.wrapping_mul(STEP)))
-        .collect();
-    let rows = client
-        .query(
-            "select k, get_shard_id_for_distribution_column($1::text::regclass, k) \
-             from unnest($2::uuid[]) as k",
-            &[&table, &probes],
-        )
-        .await
-        .map_err(CitusError::Metadata)?;
-    for row in rows {
-        let (key, server): (Uuid, i64) = (row.get(0), row.get(1));
-        let ours = map.route(&RouteKey::Uuid(key)).shard.0;
-        if ours != server {
-            return Err(CitusError::SelfTest { key, server, ours });
-        }
-    }
-    Ok(())
-}
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

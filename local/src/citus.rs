@@ -6,7 +6,7 @@ use crate::directory::DataDir;
 use crate::error::ServerError;
 use crate::missing::citus_available;
 use crate::postgres::{
-    Durability, Postgres, PostgresOptions, connect, create_database, drop_database, url,
+    Durability, Postgres, PostgresOptions, connect, create_database, drop_database, quote_name, url,
 };
 
 /// How to start a [`CitusCluster`].
@@ -41,6 +41,7 @@ pub struct CitusCluster {
     pub coordinator: Postgres,
     /// The nodes that hold the shards.
     pub workers: Vec<Postgres>,
+    node: PostgresOptions,
 }
 
 impl CitusCluster {
@@ -74,7 +75,20 @@ impl CitusCluster {
         Ok(CitusCluster {
             coordinator,
             workers,
+            node,
         })
+    }
+
+    /// Starts a node that belongs to no cluster yet, with a database that has the extension:
+    /// `citus_add_node` can add it.
+    ///
+    /// # Errors
+    /// As [`CitusCluster::start`], and if the node refuses.
+    pub async fn start_spare_node(&self, database: &str) -> Result<Postgres, ServerError> {
+        let node = Postgres::start(self.node.clone()).await?;
+        create_database(&node.url("postgres"), database).await?;
+        create_extension(database, node.port()).await?;
+        Ok(node)
     }
 
     /// Creates a database with the extension on each node and joins the nodes into one cluster:
@@ -150,6 +164,11 @@ pub(crate) fn node_options(options: &CitusOptions) -> PostgresOptions {
     preload.extend(options.preload.iter().cloned());
     let mut settings: Vec<(String, String)> = [
         ("max_prepared_transactions", "200"),
+        // Citus keeps one worker a database, and each online move or split takes some more.
+        ("max_worker_processes", "64"),
+        ("max_logical_replication_workers", "16"),
+        ("max_replication_slots", "32"),
+        ("max_wal_senders", "32"),
         // Nothing of this leaves the machine. Some versions do not know the setting and warn.
         ("citus.enable_statistics_collection", "off"),
         // Citus demands TLS between its nodes otherwise, and there is none on the loopback.
@@ -175,18 +194,7 @@ pub(crate) async fn join_nodes(
     workers: &[u16],
 ) -> Result<(), ServerError> {
     let nodes = std::iter::once(coordinator).chain(workers.iter().copied());
-    try_join_all(nodes.map(|port| async move {
-        let what = format!("cannot create the extension citus on the node on port {port}");
-        let client = connect(&url(port, database))
-            .await
-            .map_err(ServerError::sql(&what))?;
-        let sql = "CREATE EXTENSION IF NOT EXISTS citus";
-        client
-            .batch_execute(sql)
-            .await
-            .map_err(ServerError::sql(&what))
-    }))
-    .await?;
+    try_join_all(nodes.map(|port| create_extension(database, port))).await?;
 
     let what = "cannot join the Citus nodes";
     let client = connect(&url(coordinator, database))
@@ -231,4 +239,35 @@ pub(crate) async fn join_nodes(
         "Citus did not sync its metadata to the nodes on these ports: {}",
         ports.join(", ")
     )))
+}
+
+async fn create_extension(database: &str, port: u16) -> Result<(), ServerError> {
+    let what = format!("cannot create the extension citus on the node on port {port}");
+    let create = async {
+        let client = connect(&url(port, database)).await?;
+        client
+            .batch_execute("CREATE EXTENSION IF NOT EXISTS citus")
+            .await?;
+        allow_online_splits(&client, database).await
+    };
+    create.await.map_err(ServerError::sql(&what))
+}
+
+/// Newer minor releases of PostgreSQL refuse an output plugin that is not listed, and Citus splits a shard
+/// online with one of its own. Older ones do not know the setting.
+async fn allow_online_splits(
+    client: &tokio_postgres::Client,
+    database: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let known = "SELECT FROM pg_settings WHERE name = 'output_plugin_libraries'";
+    if client.query_opt(known, &[]).await?.is_none() {
+        return Ok(());
+    }
+    // For this node alone: each node does it for itself.
+    let sql = format!(
+        "SET citus.enable_ddl_propagation = off;
+         ALTER DATABASE {} SET output_plugin_libraries = pgoutput, test_decoding, citus",
+        quote_name(database)
+    );
+    client.batch_execute(&sql).await
 }
