@@ -5,11 +5,13 @@
 
 mod cell;
 mod ground;
+mod lookups;
 mod pools;
 pub mod results;
 pub mod table;
 mod work;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -65,6 +67,14 @@ pub async fn run(settings: &RoutingSettings, command: &str) -> anyhow::Result<Ro
             }
         }
     }
+    say(&progress, "route lookups");
+    let (watch, users, runs) = (
+        ground.watch().await?,
+        Arc::clone(&ground.users),
+        settings.runs,
+    );
+    let lookups =
+        tokio::task::spawn_blocking(move || lookups::measure(&watch, users.all(), runs)).await?;
     progress.finish_and_clear();
 
     let results: Vec<_> = all
@@ -83,6 +93,7 @@ pub async fn run(settings: &RoutingSettings, command: &str) -> anyhow::Result<Ro
         settings: settings.clone(),
         ratios: ratios(&results),
         results,
+        lookups,
     })
 }
 

@@ -8,7 +8,7 @@ use super::bars::{Bar, Names, Part, bars};
 use super::look::{Look, pattern_defs};
 use super::text::{DASH, count, duration, esc, json_for_script, num, short, times};
 use super::{DOWNLOAD, STYLE, facts, write_page};
-use crate::routing::results::{RoutingRatio, RoutingResult, RoutingResults, Spread};
+use crate::routing::results::{Lookups, RoutingRatio, RoutingResult, RoutingResults, Spread};
 
 /// Renders the page into a file.
 ///
@@ -41,7 +41,7 @@ pub fn render(results: &RoutingResults) -> anyhow::Result<String> {
          <p class=\"eyebrow\">Shardlane · {}</p>\n<h1>{title}</h1>\n<p class=\"headline\">{}</p>\n\
          <p class=\"note\">{}</p>\n<p class=\"verdict\">After each cell the rows were counted: none that was \
          acknowledged was missing.</p>\n</header>\n\
-         <section><h2>Results</h2>\n{}</section>\n<section><h2>The owner against each other path</h2>\n{}</section>\n\
+         <section><h2>Results</h2>\n{}</section>\n<section><h2>The owner against each other path</h2>\n{}{}</section>\n\
          <section><h2>Operations a second</h2>\n<div class=\"figures\">\n{plots}</div>\n</section>\n</article>\n\
          <section><h2>How to read this</h2>\n<div class=\"prose\">\n{HOW_TO_READ}</div>\n</section>\n\
          <section><h2>How it was run</h2>\n{}<p>The raw data are in this file, in the element with the id \
@@ -54,6 +54,7 @@ pub fn render(results: &RoutingResults) -> anyhow::Result<String> {
         esc(&note(results)),
         cells(&groups),
         ratios(&results.ratios),
+        lookups(&results.lookups),
         how_run(results),
     ))
 }
@@ -105,7 +106,7 @@ fn note(results: &RoutingResults) -> String {
 fn look(path: &str) -> Look {
     let variant = match path {
         "single" | "owner" => 0,
-        "coordinator-grouped" | "any-node-grouped" => 1,
+        "coordinator-grouped" | "any-node-grouped" | "owner-watched" => 1,
         "coordinator" => 2,
         _ => 3,
     };
@@ -129,15 +130,14 @@ fn cells(groups: &[Vec<&RoutingResult>]) -> String {
             let first = if index == 0 { " class=\"first\"" } else { "" };
             out.push_str(&format!(
                 "<tr{first}><th scope=\"row\"><span class=\"name\">{}<span><b>{}</b> {}</span></span></th><td>{}</td>\
-                 <td class=\"key\">{}</td><td class=\"range\">{}–{}</td><td>{}</td><td class=\"open\">{}</td><td>{}</td>\
+                 <td class=\"key\">{}</td><td class=\"range\">{}</td><td>{}</td><td class=\"open\">{}</td><td>{}</td>\
                  <td>{}</td><td class=\"open\">{}</td><td>{}</td><td class=\"open\">{}</td><td>{}</td><td>{}</td></tr>\n",
                 look(&row.path).swatch(),
                 esc(&row.workload),
                 esc(&row.path),
                 row.clients,
                 num(row.ops_per_s, 0),
-                num(row.ops_per_s_min, 0),
-                num(row.ops_per_s_max, 0),
+                range(row.runs.len(), row.ops_per_s_min, row.ops_per_s_max),
                 num(row.rows_per_s, 0),
                 num(row.p50_us, 0),
                 num(row.p95_us, 0),
@@ -152,6 +152,13 @@ fn cells(groups: &[Vec<&RoutingResult>]) -> String {
     }
     out.push_str("</tbody></table></div>\n");
     out
+}
+
+fn range(runs: usize, min: f64, max: f64) -> String {
+    if runs < 2 {
+        return DASH.to_owned();
+    }
+    format!("{}–{}", num(min, 0), num(max, 0))
 }
 
 fn ratios(ratios: &[RoutingRatio]) -> String {
@@ -191,6 +198,24 @@ fn ratios(ratios: &[RoutingRatio]) -> String {
     }
     out.push_str("</tbody></table></div>\n");
     out
+}
+
+fn lookups(lookups: &Lookups) -> String {
+    let million = |spread: &Spread| {
+        format!(
+            "<b>{}</b> ({}–{})",
+            num(spread.median / 1e6, 1),
+            num(spread.min / 1e6, 1),
+            num(spread.max / 1e6, 1)
+        )
+    };
+    format!(
+        "<p>Routes on one thread, in millions a second: from a map that never changes {}, by <code>Watch::peek</code> {}, \
+         by <code>Watch::current</code> {}.</p>\n",
+        million(&lookups.plain_per_s),
+        million(&lookups.peek_per_s),
+        million(&lookups.current_per_s)
+    )
 }
 
 fn plot(index: usize, group: &[&RoutingResult]) -> String {

@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use jiff::Timestamp;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use shardlane_citus::{Watch, WatchOptions};
 use shardlane_local::Durability;
 use shardlane_router::{Epoch, RouteKey, ShardId, ShardMap, SlotMap, TokenHash, group_by_shard};
 use shardlane_sql::Layout;
@@ -20,6 +21,8 @@ use super::work::{Path, Workload};
 use crate::lab::{checkpoint, connect, cpu_seconds};
 
 const DATABASE: &str = "routing";
+/// What the workloads touch.
+const TABLES: [&str; 2] = ["orders", "outbox"];
 /// Rows that one statement of the set-up inserts.
 const SEED_ROWS: usize = 1_000;
 
@@ -126,7 +129,7 @@ impl Ground {
             Side::start(Layout::Single, &slots, citus_shards),
             Side::start(Layout::Citus, &slots, citus_shards)
         )?;
-        let map = shardlane_citus::load(citus.first(), &["orders", "outbox"], Epoch(1)).await?;
+        let map = shardlane_citus::load(citus.first(), &TABLES, Epoch(1)).await?;
         let users = Users::new(users, &map);
         for side in [&single, &citus] {
             side.seed(users.all()).await?;
@@ -184,11 +187,20 @@ impl Ground {
             Path::Coordinator | Path::CoordinatorGrouped => (&self.citus.configs[..1], turns()),
             Path::AnyNode | Path::AnyNodeGrouped => (&self.owners[..], turns()),
             Path::Owner => (&self.owners[..], Choice::Owner(Arc::clone(&self.map))),
+            Path::OwnerWatched => (&self.owners[..], Choice::Watched(self.watch().await?)),
         };
         let connections = self.connections(clients);
         Pools::connect(nodes, choice, connections, workload.statements())
             .await
             .with_context(|| format!("no connections for {}", path.as_str()))
+    }
+
+    /// A watch of the cluster that polls ten times as often as by default: a cell is short.
+    pub(super) async fn watch(&self) -> anyhow::Result<Watch> {
+        let mut options = WatchOptions::default();
+        options.poll_interval /= 10;
+        let coordinator = self.citus.configs[0].clone();
+        Ok(Watch::start(coordinator, &TABLES, options).await?)
     }
 
     /// An empty `outbox`, and nothing of earlier cells left to be written out.
@@ -221,10 +233,15 @@ impl Ground {
         Ok(Some(sum.await?))
     }
 
-    /// Connections on all servers of the path: the clients', and those between nodes.
+    /// Connections on all servers that serve the cell's clients: their own, and those between nodes.
     pub(super) async fn backends(&self, path: Path) -> anyhow::Result<u64> {
-        self.ask_all(path, include_str!("statements/backends.sql"))
-            .await
+        let query = if path.is_citus() {
+            include_str!("statements/citus_backends.sql")
+        } else {
+            include_str!("statements/backends.sql")
+        };
+        let row = self.side(path).first().query_one(query, &[]).await?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 
     async fn ask_all(&self, path: Path, query: &str) -> anyhow::Result<u64> {

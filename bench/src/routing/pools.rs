@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use shardlane_citus::Watch;
 use shardlane_router::{RouteKey, ShardMap};
 use tokio_postgres::{Client, Config, NoTls, Statement};
 use uuid::Uuid;
@@ -55,6 +56,8 @@ pub(super) enum Choice {
     Turns(AtomicUsize),
     /// The owner's. The pools are in the order of the map's nodes.
     Owner(Arc<ShardMap>),
+    /// The owner's by the newest map. The experiment moves no shard, so the order of the nodes stays.
+    Watched(Watch),
 }
 
 /// A pool a node, and the choice between them.
@@ -97,6 +100,7 @@ impl Pools {
         let index = match &self.choice {
             Choice::Turns(next) => next.fetch_add(1, Ordering::Relaxed) % self.pools.len(),
             Choice::Owner(map) => map.route(&RouteKey::Uuid(user)).node,
+            Choice::Watched(watch) => watch.peek().route(&RouteKey::Uuid(user)).node,
         };
         self.pools[index].get().await
     }

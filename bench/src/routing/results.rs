@@ -30,6 +30,32 @@ pub struct RoutingResults {
     pub results: Vec<RoutingResult>,
     /// The owner against each other path.
     pub ratios: Vec<RoutingRatio>,
+    /// Routes a second on one thread.
+    pub lookups: Lookups,
+}
+
+/// Routes of a user to a node, a second, on one thread, while a watch polls.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Lookups {
+    /// From a map that never changes.
+    pub plain_per_s: Spread,
+    /// From the watch by `peek`, taken anew for each route.
+    pub peek_per_s: Spread,
+    /// From the watch by `current`, taken anew for each route.
+    pub current_per_s: Spread,
+    /// Every run.
+    pub runs: Vec<LookupRun>,
+}
+
+/// One run of the lookups.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LookupRun {
+    /// From a map that never changes.
+    pub plain_per_s: f64,
+    /// From the watch by `peek`.
+    pub peek_per_s: f64,
+    /// From the watch by `current`.
+    pub current_per_s: f64,
 }
 
 /// The size of the experiment.
@@ -61,7 +87,8 @@ impl RoutingSettings {
 pub struct RoutingResult {
     /// `insert`, `batch`, `read`, `read-modify-write`.
     pub workload: String,
-    /// `single`, `coordinator`, `any-node`, `owner`; for batches also `coordinator-grouped`, `any-node-grouped`.
+    /// `single`, `coordinator`, `any-node`, `owner`; for batches also `coordinator-grouped`, `any-node-grouped`,
+    /// for reads `owner-watched`.
     pub path: String,
     /// Clients that work at once, each one operation after the other.
     pub clients: u32,

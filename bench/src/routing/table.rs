@@ -60,7 +60,22 @@ pub fn render(results: &RoutingResults) -> String {
     }
     align(&mut cells, 2);
     align(&mut ratios, 3);
-    format!("{cells}\n\nmedian (min..max) of the rounds:\n{ratios}\n")
+    let lookups = &results.lookups;
+    let million = |spread: &Spread| {
+        format!(
+            "{:.1} ({:.1}..{:.1})",
+            spread.median / 1e6,
+            spread.min / 1e6,
+            spread.max / 1e6
+        )
+    };
+    format!(
+        "{cells}\n\nmedian (min..max) of the rounds:\n{ratios}\n\nroutes on one thread, million/s: plain map {}, \
+         watch.peek() {}, watch.current() {}\n",
+        million(&lookups.plain_per_s),
+        million(&lookups.peek_per_s),
+        million(&lookups.current_per_s)
+    )
 }
 
 fn table(header: &[&str]) -> Table {

@@ -66,7 +66,14 @@ impl Workload {
                 Path::AnyNodeGrouped,
                 Path::Owner,
             ],
-            Workload::Insert | Workload::Read | Workload::ReadModifyWrite => {
+            Workload::Read => &[
+                Path::Single,
+                Path::Coordinator,
+                Path::AnyNode,
+                Path::Owner,
+                Path::OwnerWatched,
+            ],
+            Workload::Insert | Workload::ReadModifyWrite => {
                 &[Path::Single, Path::Coordinator, Path::AnyNode, Path::Owner]
             }
         }
@@ -89,6 +96,8 @@ pub(super) enum Path {
     AnyNodeGrouped,
     /// The node that owns the user, each batch of one shard's users.
     Owner,
+    /// The same, by the map of a [`Watch`](shardlane_citus::Watch) that polls meanwhile.
+    OwnerWatched,
 }
 
 impl Path {
@@ -100,6 +109,7 @@ impl Path {
             Path::AnyNode => "any-node",
             Path::AnyNodeGrouped => "any-node-grouped",
             Path::Owner => "owner",
+            Path::OwnerWatched => "owner-watched",
         }
     }
 
@@ -111,7 +121,7 @@ impl Path {
     const fn is_grouped(self) -> bool {
         matches!(
             self,
-            Path::CoordinatorGrouped | Path::AnyNodeGrouped | Path::Owner
+            Path::CoordinatorGrouped | Path::AnyNodeGrouped | Path::Owner | Path::OwnerWatched
         )
     }
 }
