@@ -229,8 +229,14 @@ impl Ground {
         if !path.is_citus() {
             return Ok(None);
         }
-        let sum = self.ask_all(path, include_str!("statements/hops.sql"));
-        Ok(Some(sum.await?))
+        let mut sum = 0;
+        for client in &self.side(path).clients {
+            let row = client
+                .query_one(include_str!("statements/hops.sql"), &[])
+                .await?;
+            sum += row.get::<_, i64>(0);
+        }
+        Ok(Some(sum.unsigned_abs()))
     }
 
     /// Connections on all servers that serve the cell's clients: their own, and those between nodes.
@@ -242,14 +248,6 @@ impl Ground {
         };
         let row = self.side(path).first().query_one(query, &[]).await?;
         Ok(row.get::<_, i64>(0).unsigned_abs())
-    }
-
-    async fn ask_all(&self, path: Path, query: &str) -> anyhow::Result<u64> {
-        let mut sum = 0;
-        for client in &self.side(path).clients {
-            sum += client.query_one(query, &[]).await?.get::<_, i64>(0);
-        }
-        Ok(sum.unsigned_abs())
     }
 
     pub(super) async fn versions(&self) -> anyhow::Result<BTreeMap<String, String>> {
