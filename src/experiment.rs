@@ -1,12 +1,14 @@
 //! `shardlane experiment`: measure, print a table, write the report.
 
+mod routing;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use shardlane_bench::ingest::{IngestOptions, run};
-use shardlane_bench::results::{Results, Settings};
+use shardlane_bench::results::Settings;
 use shardlane_bench::{report, reshard, table};
 use shardlane_sql::Layout;
 
@@ -23,6 +25,8 @@ enum Experiment {
     Ingest(IngestArgs),
     /// Shards that grow, shrink, move and split under full load, and an oracle that looks for what was lost
     Reshard(ReshardArgs),
+    /// Citus by the node that owns a user, against its coordinator and any node in turn
+    Routing(routing::RoutingArgs),
 }
 
 #[derive(Debug, Args)]
@@ -150,6 +154,7 @@ impl ExperimentArgs {
         match self.experiment {
             Experiment::Ingest(arguments) => arguments.run().await,
             Experiment::Reshard(arguments) => arguments.run().await,
+            Experiment::Routing(arguments) => arguments.run().await,
         }
     }
 }
@@ -219,7 +224,7 @@ impl IngestArgs {
     }
 }
 
-fn write_json(results: &Results, path: &std::path::Path) -> anyhow::Result<()> {
+fn write_json(results: &impl serde::Serialize, path: &std::path::Path) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(results)?;
     text.push('\n');
     std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))

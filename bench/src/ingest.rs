@@ -310,7 +310,7 @@ pub async fn run(options: &IngestOptions) -> anyhow::Result<Results> {
 }
 
 /// On a terminal above the bar, in a log as a line.
-fn say(progress: &ProgressBar, line: &str) {
+pub(crate) fn say(progress: &ProgressBar, line: &str) {
     if progress.is_hidden() {
         eprintln!("{line}");
     } else {

@@ -16,5 +16,6 @@ mod replay;
 pub mod report;
 pub mod reshard;
 pub mod results;
+pub mod routing;
 pub mod stream;
 pub mod table;

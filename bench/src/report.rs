@@ -8,6 +8,7 @@ mod headline;
 mod latency;
 mod look;
 mod plots;
+pub mod routing;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -115,7 +116,10 @@ pub fn render(results: &[Results]) -> anyhow::Result<String> {
 ///
 /// When the page cannot be rendered, or the file cannot be written or renamed.
 pub fn write(results: &[Results], path: &Path) -> anyhow::Result<()> {
-    let html = render(results)?;
+    write_page(&render(results)?, path)
+}
+
+fn write_page(html: &str, path: &Path) -> anyhow::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(temporary);

@@ -179,7 +179,9 @@ async fn run_layout(
     let deadline = Instant::now() + DRAIN_MAX;
     while stats.counts().done < sent {
         if Instant::now() > deadline {
-            bail!("the worker has not drained: {:?}", stats.counts());
+            let counts = stats.counts();
+            worker.stop().await.context("the worker ended")?;
+            bail!("the worker has not drained {sent} events: {counts:?}");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
