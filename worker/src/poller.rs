@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionList;
-use rdkafka::{ClientConfig, Message};
+use rdkafka::{ClientConfig, Message, Offset};
 use shardlane_domain::Source;
 use shardlane_sql::Store;
 use tokio::runtime::Handle;
@@ -32,6 +32,8 @@ use crate::topics::verify_topics;
 const POLL: Duration = Duration::from_millis(50);
 /// How long the poller waits for a full lane before it pauses the lane's partition and goes on with the others.
 const FULL_LANE_WAIT: Duration = Duration::from_millis(100);
+/// How long the consumer may take to go back in a partition.
+const SEEK_MAX: Duration = Duration::from_secs(10);
 /// How long a lane that was broken off may take to notice.
 const ABORT_MAX: Duration = Duration::from_secs(1);
 
@@ -45,10 +47,24 @@ struct OpenLane {
     held: Vec<RawRecord>,
 }
 
+/// Where a partition goes on, as its records have come.
+///
+/// librdkafka 2 may go on behind its own buffer when a partition is paused and resumed under load: records that it had
+/// fetched and not delivered are then skipped (seen here; its issues 1802 and 5591 are of this kind). Nothing may vanish,
+/// so a jump is gone back over once; one that is still there then is a hole in the log itself.
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    next: i64,
+    /// The offset behind the jump that was gone back over.
+    jumped_to: Option<i64>,
+}
+
 /// The open lanes, and the run of records that is handed over next.
 #[derive(Default)]
 struct Lanes {
     open: HashMap<Key, OpenLane>,
+    /// Where each partition goes on.
+    positions: HashMap<Key, Position>,
     /// Records come in runs of one partition. A run is handed over as one, because each hand-over may wake a thread.
     run: Option<(Key, Vec<RawRecord>)>,
     any_held: bool,
@@ -71,6 +87,8 @@ impl Context {
             let mut lanes = self.lanes();
             // What was not handed over stays for the next owner.
             lanes.run.take_if(|(key, _)| which(key));
+            // Assigned again, it begins at the committed offset.
+            lanes.positions.retain(|key, _| !which(key));
             let closed = lanes.open.extract_if(|key, _| which(key));
             closed.map(|(_, lane)| lane).collect()
         };
@@ -323,6 +341,9 @@ impl Poller {
     fn take(&self, message: &BorrowedMessage<'_>) -> Result<(), WorkerError> {
         let record = RawRecord::copy(message);
         let (topic, partition) = (message.topic(), message.partition());
+        if !self.is_next(topic, partition, record.offset)? {
+            return Ok(());
+        }
         {
             let mut lanes = self.consumer.context().lanes();
             if let Some((key, run)) = &mut lanes.run
@@ -340,6 +361,43 @@ impl Poller {
         self.hand_over_and_look()?;
         self.consumer.context().lanes().run = Some(((Arc::from(topic), partition), vec![record]));
         Ok(())
+    }
+
+    /// Whether this record is the partition's next one. If records were skipped before it, the consumer goes back.
+    fn is_next(&self, topic: &str, partition: i32, offset: i64) -> Result<bool, WorkerError> {
+        let mut lanes = self.consumer.context().lanes();
+        let on_the_way = |(key, _): &(Key, Vec<RawRecord>)| key.1 == partition && *key.0 == *topic;
+        // The common case needs no lookup: it follows the record before it.
+        let previous = lanes.run.as_ref().filter(|run| on_the_way(run));
+        let previous = previous.and_then(|(_, run)| run.last());
+        if previous.is_some_and(|record| record.offset + 1 == offset) {
+            return Ok(true);
+        }
+        let run_next = previous.map(|record| record.offset + 1);
+        let key: Key = (Arc::from(topic), partition);
+        let position = lanes.positions.entry(key).or_insert(Position {
+            next: run_next.unwrap_or(offset),
+            jumped_to: None,
+        });
+        position.next = run_next.unwrap_or(position.next).max(position.next);
+        if offset <= position.next || position.jumped_to == Some(offset) {
+            position.jumped_to = None;
+            return Ok(true);
+        }
+        position.jumped_to = Some(offset);
+        let (next, missing) = (position.next, offset - position.next);
+        drop(lanes);
+        tracing::warn!(
+            topic,
+            partition,
+            next,
+            missing,
+            "records were skipped; going back"
+        );
+        Stats::add(&self.shared.stats.counters.jumps, 1);
+        self.consumer
+            .seek(topic, partition, Offset::Offset(next), SEEK_MAX)?;
+        Ok(false)
     }
 
     fn chunk_rows(&self) -> usize {
@@ -361,6 +419,13 @@ impl Poller {
         let Some((key, run)) = lanes.run.take() else {
             return Ok(());
         };
+        if let Some(last) = run.last() {
+            let position = lanes.positions.entry(key.clone()).or_insert(Position {
+                next: 0,
+                jumped_to: None,
+            });
+            position.next = last.offset + 1;
+        }
         let lane = match lanes.open.entry(key.clone()) {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(vacant) => vacant.insert(self.open(&key)?),

@@ -58,6 +58,8 @@ counters!(
     reroutes,
     /// Batches that another worker had applied.
     zombie_refusals,
+    /// Times that the consumer skipped records and was sent back for them.
+    jumps,
     /// Times that a partition was paused because its lane was full.
     pauses,
 );
