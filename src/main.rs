@@ -1,5 +1,6 @@
 //! The `shardlane` command: one file a subcommand.
 
+mod audit;
 mod backend;
 mod check;
 mod experiment;
@@ -32,6 +33,7 @@ enum Command {
     Worker(worker::WorkerArgs),
     Route(route::RouteArgs),
     Check(check::CheckArgs),
+    Audit(audit::AuditArgs),
     Experiment(experiment::ExperimentArgs),
 }
 
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
             Command::Worker(arguments) => arguments.run().await,
             Command::Route(arguments) => arguments.run().await,
             Command::Check(arguments) => arguments.run().await,
+            Command::Audit(arguments) => arguments.run().await,
             Command::Experiment(arguments) => arguments.run().await,
         }
     });

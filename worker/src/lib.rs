@@ -12,6 +12,7 @@
 //!
 //! No SQL here, and no routing table: `shardlane-sql` and `shardlane-router` have those.
 
+mod audit;
 mod dead_letter;
 mod error;
 mod lane;
@@ -22,6 +23,7 @@ mod settings;
 mod stats;
 mod topics;
 
+pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};
 pub use error::WorkerError;
 pub use poller::Worker;
 pub use publisher::{PublishError, Published, Publisher, accepted_now};

@@ -18,7 +18,7 @@ use crate::store::parse;
 use crate::{Detail, Layout, SLOT_TABLES};
 
 /// Names the lock that a running reshard holds in the first shard. The number is arbitrary.
-const RESHARD_LOCK: i64 = 0x0072_6573_6861_7264; // "reshard"
+pub(crate) const RESHARD_LOCK: i64 = 0x0072_6573_6861_7264; // "reshard"
 
 /// Bounds of a reshard.
 #[derive(Debug, Clone, Copy)]

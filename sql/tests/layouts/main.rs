@@ -44,6 +44,7 @@ macro_rules! on_every_layout {
 }
 
 mod apply;
+mod audit;
 mod citus;
 mod events;
 mod fence;

@@ -3,6 +3,7 @@
 //! Each test has its own database and topics; where a server is missing it is skipped, visibly. One oracle: nothing is
 //! lost, nothing is taken twice, and each user's events keep their order.
 
+mod audit;
 mod bad_input;
 mod events;
 mod once;
