@@ -4,6 +4,7 @@ mod audit;
 mod backend;
 mod check;
 mod experiment;
+mod hot;
 mod ingest;
 mod migrate;
 mod route;

@@ -316,7 +316,8 @@ impl Lane {
             let (part, raw_part) = (&records[range.clone()], &raws[range.clone()]);
             let error = match self.apply(target, part, raw_part, attempts).await {
                 Ok(report) => {
-                    self.shared.stats.batch(&report);
+                    let hash = self.shared.settings.map.hash();
+                    self.shared.stats.batch(&report, hash, part);
                     retry = self.retry();
                     attempts = 1;
                     continue;

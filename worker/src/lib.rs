@@ -15,20 +15,24 @@
 mod audit;
 mod dead_letter;
 mod error;
+mod hot;
 mod lane;
 mod poller;
 mod publisher;
 mod record;
 mod settings;
 mod stats;
+mod stats_server;
 mod topics;
 
 pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};
 pub use error::WorkerError;
+pub use hot::{HOT_MAX, HotKeys, skew};
 pub use poller::Worker;
 pub use publisher::{PublishError, Published, Publisher, accepted_now};
 pub use settings::WorkerSettings;
 pub use stats::{Counts, Stats};
+pub use stats_server::{HotAnswer, HotSlot, HotUser, StatsServer, StatsServerError};
 pub(crate) use topics::DLQ_MESSAGE_BYTES_MAX;
 pub use topics::{DLQ_SUFFIX, TopicError, TopicSet, create_topics, delete_topics, verify_topics};
 

@@ -5,13 +5,16 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
-use shardlane_sql::{Rejected, Report};
+use shardlane_router::TokenHash;
+use shardlane_sql::{Record, Rejected, Report};
+
+use crate::hot::{Hot, HotKeys};
 
 /// Declares counters once, as atomics and as the numbers that a reader gets.
 macro_rules! counters {
     ($($(#[$doc:meta])+ $name:ident),+ $(,)?) => {
         /// The counters of a worker, read at one moment.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
         pub struct Counts { $($(#[$doc])+ pub $name: u64),+ }
 
         #[derive(Debug, Default)]
@@ -64,6 +67,7 @@ counters!(
 #[derive(Debug)]
 pub struct Stats {
     pub(crate) counters: Counters,
+    hot: Hot,
     batch_us: Mutex<Histogram<u64>>,
     first_record: OnceLock<Instant>,
 }
@@ -75,6 +79,7 @@ impl Stats {
             .unwrap_or_else(|error| unreachable!("constant bounds are valid: {error}"));
         Stats {
             counters: Counters::default(),
+            hot: Hot::new(),
             batch_us: Mutex::new(histogram),
             first_record: OnceLock::new(),
         }
@@ -83,6 +88,11 @@ impl Stats {
     /// The counters now.
     pub fn counts(&self) -> Counts {
         self.counters.read()
+    }
+
+    /// The busiest slots and users since the worker started.
+    pub fn hot(&self) -> HotKeys {
+        self.hot.read()
     }
 
     /// When the first record came from Kafka, if one has.
@@ -106,7 +116,10 @@ impl Stats {
         counter.fetch_add(n as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn batch(&self, report: &Report) {
+    /// Counts a batch that has committed.
+    pub(crate) fn batch(&self, report: &Report, hash: TokenHash, records: &[Record]) {
+        let users = records.iter().map(|record| record.event.user_id);
+        self.hot.count(hash, users);
         let counters = &self.counters;
         Self::add(&counters.applied, report.applied);
         Self::add(&counters.duplicates, report.duplicates);

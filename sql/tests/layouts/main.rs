@@ -49,6 +49,7 @@ mod citus;
 mod events;
 mod fence;
 mod ground;
+mod hot;
 mod lock;
 mod migrations;
 mod model;

@@ -6,6 +6,7 @@
 mod audit;
 mod bad_input;
 mod events;
+mod hot;
 mod once;
 mod poison;
 mod routing;
