@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::events::{dispute, from_kafka, order, users};
+use crate::events::{direct, dispute, from_kafka, order, users};
 use crate::ground::{apply, citus_map, connect, digest_of, with_port};
 
 /// Tables that hold rows of a user, one each of what [`filled`] writes.
@@ -250,6 +250,34 @@ async fn a_conflict_is_reported_and_never_touched() {
     for _ in 0..2 {
         same(&repaired(&db).await.left, &expected);
         assert_eq!(versions().await, [(1, 1), (2, 1)]);
+    }
+}
+
+/// A batch that brings the user to the owner is under way: moving waits for it, and then sees that the owner has rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_not_moved_past_a_batch_that_is_under_way() {
+    let Some(db) = filled(Layout::Shards).await else {
+        return;
+    };
+    let (first, second) = (db.client(0).await, db.client(1).await);
+    let user = user_of_second(&db).await;
+    drop_checks(&first).await;
+    copy_rows(&second, &first, user).await;
+    delete_rows(&second, user).await;
+    let store = db.store().await;
+    let records = direct([order(user, "another", "new", "created", 1)]);
+    let target = store.target_of(user).unwrap();
+    let staged = store.stage(target, &records).await.unwrap();
+    let refused = repair(&backend(&db)).await.unwrap_err();
+    assert!(refused.to_string().contains("lock timeout"), "{refused}");
+    staged.commit().await.unwrap();
+    let left = repaired(&db).await.left;
+    let is_conflict = |it: &&Finding| matches!(it, Finding::ConflictingRows { .. });
+    assert_eq!(left.iter().filter(is_conflict).count(), TABLES.len());
+    let rows = "select count(*) from orders where user_id = $1";
+    for client in [&first, &second] {
+        let row = client.query_one(rows, &[&user]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), 1);
     }
 }
 
