@@ -115,8 +115,9 @@ impl BackendArgs {
         }
     }
 
-    pub(crate) async fn connect(&self, map: &SlotMap) -> anyhow::Result<Arc<Store>> {
-        let backend = match (self.layout, &self.databases[..]) {
+    /// What the arguments name.
+    pub(crate) fn backend(&self, map: &SlotMap) -> anyhow::Result<Backend> {
+        Ok(match (self.layout, &self.databases[..]) {
             (_, []) => bail!("no database is named; give --database DSN or set SHARDLANE_DATABASE"),
             (Layout::Shards, urls) => Backend::Shards {
                 urls: urls.to_vec(),
@@ -131,7 +132,11 @@ impl BackendArgs {
                 "layout {layout} takes one database, {} were given",
                 urls.len()
             ),
-        };
+        })
+    }
+
+    pub(crate) async fn connect(&self, map: &SlotMap) -> anyhow::Result<Arc<Store>> {
+        let backend = self.backend(map)?;
         let options = StoreOptions {
             connections_max: self.connections,
             ..StoreOptions::default()

@@ -1,8 +1,10 @@
 //! The `shardlane` command: one file a subcommand.
 
+mod audit;
 mod backend;
 mod check;
 mod experiment;
+mod hot;
 mod ingest;
 mod map;
 mod migrate;
@@ -36,6 +38,7 @@ enum Command {
     Map(map::MapCommand),
     Reshard(reshard::ReshardArgs),
     Check(check::CheckArgs),
+    Audit(audit::AuditArgs),
     Experiment(experiment::ExperimentArgs),
 }
 
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
             Command::Map(arguments) => arguments.run().await,
             Command::Reshard(arguments) => arguments.run().await,
             Command::Check(arguments) => arguments.run().await,
+            Command::Audit(arguments) => arguments.run().await,
             Command::Experiment(arguments) => arguments.run().await,
         }
     });

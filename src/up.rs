@@ -36,9 +36,12 @@ pub(crate) struct DownArgs {
     volumes: bool,
 }
 
-/// Show the local servers; exits with 1 unless there are some and all of them run
+/// Show the local servers, or what workers are busy with; exits with 1 unless there are some and all of them run
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    /// Show the busiest slots and users of the worker that answers here (`shardlane worker --listen`); repeatable
+    #[arg(long = "worker", value_name = "URL")]
+    workers: Vec<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -88,6 +91,9 @@ impl DownArgs {
 
 impl StatusArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        if !self.workers.is_empty() {
+            return crate::hot::run(self.workers, self.json).await;
+        }
         let rows = detached::status(&detached::home())?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&rows)?);

@@ -118,7 +118,8 @@ pub(crate) async fn install(
     validate(transaction).await
 }
 
-/// Looks at the rows that were there before the CHECKs, and refuses if one belongs elsewhere. Writers go on.
+/// Looks at the rows that were there before the CHECKs, and refuses if one belongs elsewhere. Writers go on. The fences
+/// are not looked at: those of an older epoch are legal, and stay until the next batch of their partition.
 pub(crate) async fn validate(client: &impl GenericClient) -> Result<(), SqlError> {
     let statements: Vec<String> = SLOT_TABLES
         .iter()
@@ -128,7 +129,8 @@ pub(crate) async fn validate(client: &impl GenericClient) -> Result<(), SqlError
 }
 
 /// Makes this database the shard `identity` from the end of the transaction on: it refuses all other slots' rows and
-/// all fences of an older epoch, of which it has none any more: they speak of other slots. Waits for the batches under way, in the order in which they take their locks.
+/// all fences of an older epoch, of which it has none any more: they speak of other slots. Waits for the batches under
+/// way, in the order in which they take their locks.
 pub(crate) async fn become_shard(
     transaction: &Transaction<'_>,
     identity: &ShardIdentity,

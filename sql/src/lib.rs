@@ -9,6 +9,7 @@
 //!   shard is refused before it is used.
 //! - No Kafka and no HTTP here: whoever calls brings decoded events.
 
+pub mod audit;
 mod catalog;
 mod digest;
 mod error;

@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use shardlane_domain::Source;
-use shardlane_router::{Epoch, PartitionId, RouteKey};
+use shardlane_router::{Epoch, PartitionId, RouteKey, TokenHash};
 use shardlane_sql::{ErrorClass, Origin, Record, Report, Routes, SqlError, Store, Target};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -326,9 +326,7 @@ impl Lane {
             let (part, raw_part) = (&records[range.clone()], &raws[range.clone()]);
             let error = match self.apply(target, part, raw_part, attempts).await {
                 Ok(report) => {
-                    self.shared.stats.batch(&report);
-                    let users = part.iter().map(|record| record.event.user_id);
-                    self.shared.stats.count_users(users);
+                    self.shared.stats.batch(&report, TokenHash::Postgres, part);
                     retry = self.retry();
                     attempts = 1;
                     continue;

@@ -12,10 +12,12 @@
 //!
 //! No SQL here, and no routing table: `shardlane-sql` and `shardlane-router` have those.
 
+mod audit;
 mod dead_letter;
 mod drain;
 mod error;
 mod growth;
+mod hot;
 mod lane;
 mod map_document;
 mod map_topic;
@@ -25,10 +27,13 @@ mod publisher;
 mod record;
 mod settings;
 mod stats;
+mod stats_server;
 mod topics;
 
+pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};
 pub use error::WorkerError;
 pub use growth::{GrowthError, GrowthOutcome, GrowthSettings, GrowthStep, abort_growth, grow};
+pub use hot::{HOT_MAX, HotKeys, skew};
 pub use map_document::{DocumentError, MapDocument};
 pub use map_topic::{MapTopicError, create_map, read_map};
 pub use map_watch::{MapSource, MapTiming, MapWatch, Snapshot};
@@ -36,6 +41,7 @@ pub use poller::Worker;
 pub use publisher::{PublishError, Published, Publisher, accepted_now};
 pub use settings::WorkerSettings;
 pub use stats::{Counts, Stats};
+pub use stats_server::{HotAnswer, HotSlot, HotUser, StatsServer, StatsServerError};
 pub(crate) use topics::DLQ_MESSAGE_BYTES_MAX;
 pub use topics::{
     DLQ_SUFFIX, ExtraPartitions, TopicError, TopicReport, TopicSet, check_topics, create_topics,

@@ -5,15 +5,16 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
-use shardlane_router::{RouteKey, SLOT_COUNT, TokenHash};
-use shardlane_sql::{Rejected, Report};
-use uuid::Uuid;
+use shardlane_router::TokenHash;
+use shardlane_sql::{Record, Rejected, Report};
+
+use crate::hot::{Hot, HotKeys};
 
 /// Declares counters once, as atomics and as the numbers that a reader gets.
 macro_rules! counters {
     ($($(#[$doc:meta])+ $name:ident),+ $(,)?) => {
         /// The counters of a worker, read at one moment.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
         pub struct Counts { $($(#[$doc])+ pub $name: u64),+ }
 
         #[derive(Debug, Default)]
@@ -68,9 +69,8 @@ counters!(
 #[derive(Debug)]
 pub struct Stats {
     pub(crate) counters: Counters,
+    hot: Hot,
     batch_us: Mutex<Histogram<u64>>,
-    /// Events of each slot that came to the database.
-    slots: Box<[AtomicU64]>,
     first_record: OnceLock<Instant>,
 }
 
@@ -81,8 +81,8 @@ impl Stats {
             .unwrap_or_else(|error| unreachable!("constant bounds are valid: {error}"));
         Stats {
             counters: Counters::default(),
+            hot: Hot::new(),
             batch_us: Mutex::new(histogram),
-            slots: (0..SLOT_COUNT).map(|_| AtomicU64::new(0)).collect(),
             first_record: OnceLock::new(),
         }
     }
@@ -92,6 +92,11 @@ impl Stats {
         self.counters.read()
     }
 
+    /// The busiest slots and users since the worker started.
+    pub fn hot(&self) -> HotKeys {
+        self.hot.read()
+    }
+
     /// When the first record came from Kafka, if one has.
     pub fn first_record_at(&self) -> Option<Instant> {
         self.first_record.get().copied()
@@ -99,15 +104,7 @@ impl Stats {
 
     /// Events of each slot that came to the database, as they are now.
     pub fn slot_counts(&self) -> Vec<u64> {
-        let load = |slot: &AtomicU64| slot.load(Ordering::Relaxed);
-        self.slots.iter().map(load).collect()
-    }
-
-    pub(crate) fn count_users(&self, users: impl Iterator<Item = Uuid>) {
-        for user in users {
-            let slot = TokenHash::Postgres.token(&RouteKey::Uuid(user)).slot();
-            self.slots[slot.index()].fetch_add(1, Ordering::Relaxed);
-        }
+        self.hot.slot_counts()
     }
 
     pub(crate) fn record_polled(&self) {
@@ -126,7 +123,10 @@ impl Stats {
         counter.fetch_add(n as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn batch(&self, report: &Report) {
+    /// Counts a batch that has committed.
+    pub(crate) fn batch(&self, report: &Report, hash: TokenHash, records: &[Record]) {
+        let users = records.iter().map(|record| record.event.user_id);
+        self.hot.count(hash, users);
         let counters = &self.counters;
         Self::add(&counters.applied, report.applied);
         Self::add(&counters.duplicates, report.duplicates);

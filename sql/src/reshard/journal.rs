@@ -22,7 +22,7 @@ impl Journal {
     }
 
     /// The journal of a reshard that has not ended.
-    pub(super) async fn open(client: &Client) -> Result<Option<Journal>, ReshardError> {
+    pub(crate) async fn open(client: &Client) -> Result<Option<Journal>, ReshardError> {
         let query = "select plan::text, done from reshard_journal where ended_at is null";
         let Some(row) = client.query_opt(query, &[]).await? else {
             return Ok(None);

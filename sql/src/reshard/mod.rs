@@ -28,6 +28,7 @@ use shardlane_router::{MapError, ShardId, Slot};
 
 pub use self::journal::Journal;
 pub use self::plan::{Change, Move, Plan, Step};
+pub(crate) use self::run::RESHARD_LOCK;
 pub use self::run::{Reshard, ReshardOptions};
 use crate::{MigrateError, SqlError};
 

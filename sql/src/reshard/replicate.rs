@@ -22,17 +22,29 @@ pub(super) struct Link<'a> {
     pub(super) to: &'a Server,
 }
 
+impl Plan {
+    /// What the names of its publications, subscriptions and replication slots begin with.
+    fn prefix(&self) -> String {
+        // The last digits of a uuid v7 are random; a replication slot's name holds 63 characters.
+        let id = self.id.simple().to_string();
+        format!("shardlane_{}_", &id[20..])
+    }
+
+    /// Whether something of this name is its own.
+    pub(crate) fn has_made(&self, name: &str) -> bool {
+        name.starts_with(&self.prefix())
+    }
+}
+
 impl<'a> Link<'a> {
     pub(super) fn new(plan: &Plan, moved: &'a Move, from: &'a Server, to: &'a Server) -> Self {
-        // The last digits of a uuid v7 are random; a replication slot's name holds 63 characters.
-        let id = plan.id.simple().to_string();
         let Move {
             from: source,
             to: target,
             ..
         } = moved;
         Link {
-            name: format!("shardlane_{}_{source}_{target}", &id[20..]),
+            name: format!("{}{source}_{target}", plan.prefix()),
             moved,
             from,
             to,

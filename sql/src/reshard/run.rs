@@ -21,7 +21,7 @@ use crate::store::parse;
 use crate::{Detail, Layout, SLOT_TABLES};
 
 /// Names the lock that a running reshard holds in the first shard. The number is arbitrary.
-const RESHARD_LOCK: i64 = 0x0072_6573_6861_7264; // "reshard"
+pub(crate) const RESHARD_LOCK: i64 = 0x0072_6573_6861_7264; // "reshard"
 
 /// How long is waited for one marker before the writers are asked to hold back more.
 const CATCH_UP_LOOK: Duration = Duration::from_secs(2);
@@ -273,6 +273,10 @@ impl Reshard {
         self.detach(plan).await?;
         for to in plan.targets() {
             self.forget_incoming(plan, to).await?;
+        }
+        // Their CHECKs were replaced without a look at the rows.
+        for (_, server) in self.servers.all() {
+            validate(&server.client).await?;
         }
         self.leave(plan, |entry| {
             plan.joining.iter().any(|new| new.shard == entry.shard)

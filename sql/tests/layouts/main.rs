@@ -44,10 +44,12 @@ macro_rules! on_every_layout {
 }
 
 mod apply;
+mod audit;
 mod citus;
 mod events;
 mod fence;
 mod ground;
+mod hot;
 mod lock;
 mod migrations;
 mod model;

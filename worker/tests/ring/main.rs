@@ -3,10 +3,12 @@
 //! Each test has its own database and topics; where a server is missing it is skipped, visibly. One oracle: nothing is
 //! lost, nothing is taken twice, and each user's events keep their order.
 
+mod audit;
 mod bad_input;
 mod events;
 mod growth;
 mod growth_limits;
+mod hot;
 mod map;
 mod once;
 mod poison;

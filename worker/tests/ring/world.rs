@@ -110,6 +110,19 @@ impl Ring {
         create_topics(&self.bootstrap, &self.topics, partitions, 1, &[])
             .await
             .unwrap();
+        // Made by the controller; the broker that is asked next may not have heard of them yet.
+        let asker = self.asker("create");
+        until("the topics", async || {
+            for source in Source::ALL {
+                let topic = self.topics.of(*source);
+                let metadata = asker.fetch_metadata(Some(&topic), PATIENCE).unwrap();
+                if metadata.topics()[0].partitions().is_empty() {
+                    return Err(topic);
+                }
+            }
+            Ok(())
+        })
+        .await;
     }
 
     /// Settings that are quick to retry.
