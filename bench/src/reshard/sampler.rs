@@ -156,6 +156,9 @@ impl Recording {
         };
         let moved = span.moved.as_ref();
         ChangeResult {
+            began_s: (span.began - self.began).as_secs_f64(),
+            ended_s: (span.ended - self.began).as_secs_f64(),
+            events: span.events.end - span.events.start,
             took_s: took.as_secs_f64(),
             events_per_s_before: self.rate(lead, span.began),
             events_per_s_during: self.rate(span.began, span.ended),
