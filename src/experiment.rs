@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use shardlane_bench::ingest::{IngestOptions, run};
-use shardlane_bench::results::{Results, Settings};
+use shardlane_bench::results::Settings;
 use shardlane_bench::{report, reshard, table};
 use shardlane_sql::Layout;
 
@@ -51,6 +51,9 @@ struct ReshardArgs {
     /// Events that wait in Kafka at any time
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     backlog: u64,
+    /// Folder for reshard.json and reshard.html
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
     /// Also write the results here; `-` prints them instead of the table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -58,6 +61,9 @@ struct ReshardArgs {
 
 impl ReshardArgs {
     async fn run(self) -> anyhow::Result<ExitCode> {
+        // Before the measurement, not after it.
+        std::fs::create_dir_all(&self.out)
+            .with_context(|| format!("the folder {} cannot be made", self.out.display()))?;
         let options = reshard::ReshardOptions {
             layouts: self.layouts,
             settings: reshard::Settings {
@@ -79,15 +85,21 @@ impl ReshardArgs {
                 anyhow::bail!("interrupted; the servers of the experiment are being stopped");
             }
         };
-        let text = serde_json::to_string_pretty(&results)?;
+        let json = self.out.join("reshard.json");
+        let html = self.out.join("reshard.html");
+        write_json(&results, &json)?;
+        report::reshard::write(&results, &html)?;
         match &self.json {
-            Some(path) if path.as_os_str() == "-" => println!("{text}"),
+            Some(path) if path.as_os_str() == "-" => {
+                println!("{}", serde_json::to_string_pretty(&results)?);
+            }
             path => {
                 if let Some(path) = path {
-                    std::fs::write(path, text + "\n")
-                        .with_context(|| format!("{} cannot be written", path.display()))?;
+                    write_json(&results, path)?;
                 }
                 println!("{}", reshard::render(&results));
+                println!("results: {}", json.display());
+                println!("report:  {}", html.display());
             }
         }
         let right = results.results.iter().all(reshard::ChangeResult::is_right);
@@ -219,7 +231,7 @@ impl IngestArgs {
     }
 }
 
-fn write_json(results: &Results, path: &std::path::Path) -> anyhow::Result<()> {
+fn write_json(results: &impl serde::Serialize, path: &std::path::Path) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(results)?;
     text.push('\n');
     std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
