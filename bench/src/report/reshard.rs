@@ -1,6 +1,8 @@
 //! The page of the reshard experiment: what happened to the events while shards changed under load.
 
 mod changes;
+#[cfg(test)]
+mod fixture;
 mod sentences;
 #[cfg(test)]
 mod tests;
@@ -114,7 +116,7 @@ fn header(results: &Results, layouts: &[LayoutRun<'_>]) -> String {
             " bad"
         };
         out.push_str(&format!(
-            "<p class=\"headline{wrong}\">{}</p>\n<p class=\"note\">{}</p>\n{}",
+            "<p class=\"headline{wrong}\">{}</p>\n<p class=\"verdict\">{}</p>\n{}",
             esc(&sentences::headline(layout)),
             esc(&sentences::rates(layout)),
             verdict(layout)

@@ -99,8 +99,8 @@ pub(super) fn verdict(layout: &LayoutRun<'_>) -> Option<String> {
     let events = layout.changes.iter().map(|change| change.events).sum();
     wrong(&layout.changes).is_empty().then(|| {
         format!(
-            "Of {} events none is missing, none stands twice, each user's were applied in order, every user's rows lie \
-             on the shard that owns them, and the final rows are those of an undisturbed run.",
+            "Of {} events none is missing, none stands twice, each user's were applied in order, and the final rows are \
+             those of an undisturbed run.",
             count(events)
         )
     })

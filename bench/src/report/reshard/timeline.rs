@@ -11,7 +11,7 @@ const UNIT_LINE: f64 = 16.0;
 const NAME_LINE: f64 = 16.0;
 const RATE_HEIGHT: f64 = 180.0;
 /// Between the plots: the lower one's unit.
-const GAP: f64 = 30.0;
+const GAP: f64 = 44.0;
 const HITS_HEIGHT: f64 = 70.0;
 const AXIS: f64 = 36.0;
 /// On the narrowest screen: pixels of the plot and of a letter, so that names above spans do not overlap.
@@ -174,22 +174,16 @@ impl<'a> Plot<'a> {
     }
 
     fn hits_axis(&self) -> String {
-        let ticks = [0.0, 0.5, 1.0].map(|share| (share, format!("{} %", num(share * 100.0, 0))));
+        let ticks = [0.0, 0.5, 1.0].map(|share| (share, num(share * 100.0, 0)));
         let top = self.hits_top();
-        scale("to the owner", top - 9.0, top, HITS_HEIGHT, &ticks)
+        scale("to the owner, %", top - 13.0, top, HITS_HEIGHT, &ticks)
     }
 
     fn span(&self, change: &ChangeResult, line: f64, bottom: f64) -> String {
         let (from, to) = (self.x(change.began_s), self.x(change.ended_s));
         let wrong = if change.is_right() { "" } else { " wrong" };
         let text = label(change);
-        let middle = f64::midpoint(from, to);
-        // Near an edge the name would leave the plot.
-        let (x, anchor) = match middle {
-            x if x < 15.0 => (from, "start"),
-            x if x > 85.0 => (to, "end"),
-            x => (x, "middle"),
-        };
+        let (x, anchor) = anchored(from, to);
         let name_y = UNIT_LINE + line * NAME_LINE + 11.0;
         format!(
             r#"<g class="change{wrong}"><rect class="span" x="{from:.2}%" y="{:.1}" width="{:.2}%" height="{:.1}"><title>{}</title></rect><line class="edge" x1="{from:.2}%" y1="{:.1}" x2="{from:.2}%" y2="{bottom:.1}"/><line class="edge" x1="{to:.2}%" y1="{:.1}" x2="{to:.2}%" y2="{bottom:.1}"/><text class="b" x="{x:.2}%" y="{name_y:.1}" text-anchor="{anchor}">{}</text></g>"#,
@@ -250,8 +244,14 @@ fn name_lines(changes: Vec<&ChangeResult>, seconds: f64) -> (Vec<(&ChangeResult,
     let mut spans = Vec::new();
     for change in changes {
         let width = label(change).chars().map(|_| LETTER).sum::<f64>();
-        let middle = f64::midpoint(change.began_s, change.ended_s) / seconds * NARROW;
-        let left = (middle - width / 2.0).clamp(0.0, (NARROW - width).max(0.0));
+        let per_cent = |at: f64| at / seconds * 100.0;
+        let (x, anchor) = anchored(per_cent(change.began_s), per_cent(change.ended_s));
+        let left = x / 100.0 * NARROW
+            - match anchor {
+                "start" => 0.0,
+                "end" => width,
+                _ => width / 2.0,
+            };
         let free = ends.iter().position(|end| *end < left);
         let line = free.unwrap_or(ends.len());
         if line == ends.len() {
@@ -262,6 +262,15 @@ fn name_lines(changes: Vec<&ChangeResult>, seconds: f64) -> (Vec<(&ChangeResult,
     }
     let lines = ends.iter().map(|_| 1.0).sum();
     (spans, lines)
+}
+
+/// Where a span's name stands, in per cent, and how: near an edge a name in the middle would leave the plot.
+fn anchored(from: f64, to: f64) -> (f64, &'static str) {
+    match f64::midpoint(from, to) {
+        middle if middle < 25.0 => (from, "start"),
+        middle if middle > 75.0 => (to, "end"),
+        middle => (middle, "middle"),
+    }
 }
 
 fn label(change: &ChangeResult) -> String {
