@@ -55,6 +55,9 @@ struct ReshardArgs {
     /// Events that wait in Kafka at any time
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     backlog: u64,
+    /// Folder for reshard.json and reshard.html
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
     /// Also write the results here; `-` prints them instead of the table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -62,6 +65,9 @@ struct ReshardArgs {
 
 impl ReshardArgs {
     async fn run(self) -> anyhow::Result<ExitCode> {
+        // Before the measurement, not after it.
+        std::fs::create_dir_all(&self.out)
+            .with_context(|| format!("the folder {} cannot be made", self.out.display()))?;
         let options = reshard::ReshardOptions {
             layouts: self.layouts,
             settings: reshard::Settings {
@@ -83,15 +89,21 @@ impl ReshardArgs {
                 anyhow::bail!("interrupted; the servers of the experiment are being stopped");
             }
         };
-        let text = serde_json::to_string_pretty(&results)?;
+        let json = self.out.join("reshard.json");
+        let html = self.out.join("reshard.html");
+        write_json(&results, &json)?;
+        report::reshard::write(&results, &html)?;
         match &self.json {
-            Some(path) if path.as_os_str() == "-" => println!("{text}"),
+            Some(path) if path.as_os_str() == "-" => {
+                println!("{}", serde_json::to_string_pretty(&results)?);
+            }
             path => {
                 if let Some(path) = path {
-                    std::fs::write(path, text + "\n")
-                        .with_context(|| format!("{} cannot be written", path.display()))?;
+                    write_json(&results, path)?;
                 }
                 println!("{}", reshard::render(&results));
+                println!("results: {}", json.display());
+                println!("report:  {}", html.display());
             }
         }
         let right = results.results.iter().all(reshard::ChangeResult::is_right);

@@ -1,4 +1,4 @@
-//! The report: one HTML page that needs nothing but itself.
+//! The reports: each one HTML page that needs nothing but itself. This is the page of the ingest experiment.
 //!
 //! It loads nothing over a network and is complete without JavaScript. Every sentence with a figure in it is computed
 //! from the [`Results`]; every string in them is untrusted and is escaped where it is written.
@@ -7,25 +7,25 @@ mod bars;
 mod headline;
 mod latency;
 mod look;
+mod page;
 mod plots;
+pub mod reshard;
 pub mod routing;
 mod table;
 #[cfg(test)]
 mod tests;
 mod text;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 
 use crate::results::Results;
 use headline::Verdict;
 use look::Palette;
-use text::{DASH, count, duration, esc, json_for_script, num};
+use page::facts;
+use text::{DASH, count, esc, json_for_script};
 
-const STYLE: &str = include_str!("report/style.css");
-const DOWNLOAD: &str = include_str!("report/download.js");
 const HOW_TO_READ: &str = include_str!("report/how-to-read.html");
 
 /// Renders one or more experiments as one self-contained HTML page.
@@ -56,21 +56,7 @@ pub fn render(results: &[Results]) -> anyhow::Result<String> {
         format!("Sharding lab: {}", names.join(", "))
     };
 
-    let mut out = String::with_capacity(256 * 1024);
-    out.push_str("<!DOCTYPE html>\n<html lang=\"en-GB\">\n<head>\n<meta charset=\"utf-8\">\n");
-    out.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-    // Nothing may be loaded, whatever slips into the page.
-    out.push_str(
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         script-src 'unsafe-inline'; img-src data:\">\n",
-    );
-    out.push_str("<meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n");
-    out.push_str(&format!(
-        "<title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n",
-        esc(&title)
-    ));
-    out.push_str(&look::pattern_defs());
-    out.push_str("\n<main>\n");
+    let mut out = String::new();
     if results.len() != 1 {
         out.push_str(&cover(results, &title));
     }
@@ -97,17 +83,9 @@ pub fn render(results: &[Results]) -> anyhow::Result<String> {
     if results.is_empty() {
         out.push_str("<p class=\"none\">The page was made without results.</p>\n");
     }
-    out.push_str(
-        "<p>The raw data are in this file, in the element with the id <code>results</code>. \
-         <a data-download hidden download=\"results.json\" href=\"#results\">Download raw JSON</a></p>\n</section>\n</main>\n",
-    );
-    out.push_str(&format!(
-        "<script type=\"application/json\" id=\"results\">\n{json}\n</script>\n"
-    ));
-    out.push_str(&format!(
-        "<script>\n{DOWNLOAD}</script>\n</body>\n</html>\n"
-    ));
-    Ok(out)
+    out.push_str(&page::raw_data("results.json"));
+    out.push_str("</section>\n");
+    Ok(page::whole(&title, &out, &json))
 }
 
 /// Renders the page into a file, through a temporary file beside it, so that a reader never sees half a page.
@@ -116,23 +94,7 @@ pub fn render(results: &[Results]) -> anyhow::Result<String> {
 ///
 /// When the page cannot be rendered, or the file cannot be written or renamed.
 pub fn write(results: &[Results], path: &Path) -> anyhow::Result<()> {
-    write_page(&render(results)?, path)
-}
-
-fn write_page(html: &str, path: &Path) -> anyhow::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let written = fs::write(&temporary, html)
-        .with_context(|| format!("write {}", temporary.display()))
-        .and_then(|()| {
-            fs::rename(&temporary, path).with_context(|| format!("rename to {}", path.display()))
-        });
-    if written.is_err() {
-        // The first error is the one to report; there may be no file to remove.
-        fs::remove_file(&temporary).ok();
-    }
-    written
+    page::write(&render(results)?, path)
 }
 
 /// The top of a page with no experiment or with several.
@@ -188,9 +150,7 @@ fn experiment(results: &Results, palette: &Palette, id: &str, alone: bool) -> St
             out.push_str(&format!("<p class=\"verdict\">{}</p>\n", esc(&sentence)))
         }
         Verdict::Unsound(faults) => {
-            for fault in faults {
-                out.push_str(&format!("<p class=\"verdict fault\">{}</p>\n", esc(&fault)));
-            }
+            out.push_str(&page::faults(&faults));
         }
     }
     out.push_str(&format!(
@@ -202,7 +162,7 @@ fn experiment(results: &Results, palette: &Palette, id: &str, alone: bool) -> St
         ("table", "Results", table::headline_table(results, palette)),
         ("goals", "Goals", table::goals(results)),
         ("plots", "Plots", plots::plots(results, palette, id)),
-        ("skipped", "Skipped", skipped(results)),
+        ("skipped", "Skipped", page::skipped(&results.skipped)),
     ] {
         out.push_str(&format!(
             "<section id=\"{id}-{name}\">\n<h2>{heading}</h2>\n{body}</section>\n"
@@ -212,42 +172,20 @@ fn experiment(results: &Results, palette: &Palette, id: &str, alone: bool) -> St
     out
 }
 
-fn skipped(results: &Results) -> String {
-    if results.skipped.is_empty() {
-        return "<p class=\"none\">No layout was skipped.</p>\n".to_owned();
-    }
-    let rows: String = results
-        .skipped
-        .iter()
-        .map(|skipped| {
-            format!(
-                "<dt>{}</dt><dd>{}</dd>\n",
-                esc(&skipped.layout),
-                esc(&skipped.reason)
-            )
-        })
-        .collect();
-    format!("<dl class=\"facts\">\n{rows}</dl>\n")
-}
-
 fn how_run(results: &Results, palette: &Palette) -> String {
-    let (machine, settings) = (&results.machine, &results.settings);
+    let settings = &results.settings;
     let versions = facts(
         results
             .versions
             .iter()
             .map(|(name, version)| (name.as_str(), version.clone())),
     );
-    let ran = facts([
-        ("started", results.started_at.clone()),
-        ("took", duration(results.took_s)),
-        ("commit", results.commit.clone()),
-        ("processor", machine.cpu.clone()),
-        ("cores", machine.cores.to_string()),
-        ("memory", format!("{} GiB", num(machine.memory_gib, 1))),
-        ("kernel", machine.kernel.clone()),
-        ("system", machine.os.clone()),
-    ]);
+    let ran = page::where_and_when(
+        &results.started_at,
+        results.took_s,
+        &results.commit,
+        &results.machine,
+    );
     let skew = if settings.skew.is_finite() {
         settings.skew.to_string()
     } else {
@@ -274,16 +212,4 @@ fn how_run(results: &Results, palette: &Palette) -> String {
         esc(&results.command),
         table::runs_table(results, palette),
     )
-}
-
-fn facts<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
-    let rows: String = rows
-        .into_iter()
-        .map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>\n", esc(name), esc(&value)))
-        .collect();
-    if rows.is_empty() {
-        format!("<p class=\"none\">{DASH}</p>\n")
-    } else {
-        format!("<dl class=\"facts\">\n{rows}</dl>\n")
-    }
 }

@@ -160,13 +160,7 @@ fn row(bar: &Bar, top: f64, at: impl Fn(f64) -> f64) -> String {
 
 fn axis(longest: f64, rows: f64, unit: &str, at: impl Fn(f64) -> f64) -> String {
     let step = nice_step(longest / 4.0);
-    let decimals = if step >= 1.0 {
-        0
-    } else if step >= 0.1 {
-        1
-    } else {
-        3
-    };
+    let decimals = tick_decimals(step);
     let mut out = String::from(r#"<g class="axis">"#);
     let mut tick = 0.0;
     while tick <= longest * 1.0001 {
@@ -188,8 +182,31 @@ fn axis(longest: f64, rows: f64, unit: &str, at: impl Fn(f64) -> f64) -> String 
     out
 }
 
+/// How many decimals the numbers of an axis need.
+pub(super) fn tick_decimals(step: f64) -> usize {
+    if step >= 1.0 {
+        0
+    } else if step >= 0.1 {
+        1
+    } else {
+        3
+    }
+}
+
+/// A line through points in a box of 100 x 100 that is stretched over the plot; the pen is not stretched with it.
+pub(super) fn polyline(class: &str, points: &[(f64, f64)], top: f64, height: f64) -> String {
+    let points: Vec<String> = points
+        .iter()
+        .map(|(x, y)| format!("{x:.2},{y:.2}"))
+        .collect();
+    format!(
+        r#"<svg x="0" y="{top}" width="100%" height="{height}" viewBox="0 0 100 100" preserveAspectRatio="none" overflow="visible"><polyline class="{class}" vector-effect="non-scaling-stroke" points="{}"/></svg>"#,
+        points.join(" ")
+    )
+}
+
 /// The next of 1, 2, 5, 10, 20, … that is not smaller.
-fn nice_step(rough: f64) -> f64 {
+pub(super) fn nice_step(rough: f64) -> f64 {
     let decade = 10f64.powf(rough.log10().floor());
     [1.0, 2.0, 5.0]
         .into_iter()

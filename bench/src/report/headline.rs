@@ -16,11 +16,7 @@ pub(super) fn base(results: &Results) -> Option<&LayoutResult> {
 pub(super) fn headline(results: &Results) -> String {
     let rows = &results.results;
     if rows.is_empty() {
-        return match results.skipped.len() {
-            0 => "Nothing was measured.".to_owned(),
-            1 => "Nothing was measured: the one layout was skipped.".to_owned(),
-            n => format!("Nothing was measured: all {n} layouts were skipped."),
-        };
+        return nothing_measured(results.skipped.len());
     }
     let mut sentences = Vec::new();
     if let (Some(owner), Some(coordinator)) = (
@@ -207,6 +203,15 @@ pub(super) fn against(row: &LayoutResult, base: &LayoutResult) -> Option<Against
             ratio,
             range: (ratio, ratio),
         }),
+    }
+}
+
+/// Why there is no other headline.
+pub(super) fn nothing_measured(skipped: usize) -> String {
+    match skipped {
+        0 => "Nothing was measured.".to_owned(),
+        1 => "Nothing was measured: the one layout was skipped.".to_owned(),
+        n => format!("Nothing was measured: all {n} layouts were skipped."),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Batch latency by quantile: a panel a layout, on one scale, the other layouts pale behind.
 
-use super::bars::open_svg;
+use super::bars::{open_svg, polyline};
 use super::look::{Look, Palette};
 use super::text::{clip, esc, median, num, short};
 use crate::results::{LayoutResult, Results};
@@ -162,17 +162,9 @@ fn panel(
     out
 }
 
-/// Points in a box of 100 x 100 that is stretched over the plot; the pen is not stretched with it.
 fn line(curve: &Curve<'_>, class: &str, y: impl Fn(f64) -> f64) -> String {
-    let points: Vec<String> = curve
-        .points
-        .iter()
-        .map(|&(q, ms)| format!("{:.2},{:.2}", x(q), y(ms)))
-        .collect();
-    format!(
-        r#"<svg x="0" y="{TOP}" width="100%" height="{HEIGHT}" viewBox="0 0 100 100" preserveAspectRatio="none" overflow="visible"><polyline class="{class}" vector-effect="non-scaling-stroke" points="{}"/></svg>"#,
-        points.join(" ")
-    )
+    let points: Vec<(f64, f64)> = curve.points.iter().map(|&(q, ms)| (x(q), y(ms))).collect();
+    polyline(class, &points, TOP, HEIGHT)
 }
 
 /// For each quantile of the first run the median over all runs.

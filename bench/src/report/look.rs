@@ -27,14 +27,23 @@ pub(super) struct Palette {
 impl Palette {
     /// Known names have fixed looks, so that two reports agree; others take what is left.
     pub(super) fn new(results: &[Results]) -> Self {
-        let mut palette = Palette::default();
         let measured = results
             .iter()
             .flat_map(|r| r.results.iter().map(|row| (&row.layout, &row.path)));
         let replayed = results
             .iter()
             .flat_map(|r| r.replays.iter().map(|row| (&row.layout, &row.path)));
-        for (layout, path) in measured.chain(replayed) {
+        Palette::of(
+            measured
+                .chain(replayed)
+                .map(|(layout, path)| (layout.as_str(), path.as_str())),
+        )
+    }
+
+    /// The looks of these layouts and paths.
+    pub(super) fn of<'a>(names: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut palette = Palette::default();
+        for (layout, path) in names {
             palette.add(layout, path);
         }
         palette

@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::bars::{Bar, Names, Part, bars};
-use super::look::{Look, pattern_defs};
+use super::look::Look;
+use super::page::{self, facts};
 use super::text::{DASH, count, duration, esc, json_for_script, num, short, times};
-use super::{DOWNLOAD, STYLE, facts, write_page};
 use crate::routing::results::{Lookups, RoutingRatio, RoutingResult, RoutingResults, Spread};
 
 /// Renders the page into a file.
@@ -15,7 +15,7 @@ use crate::routing::results::{Lookups, RoutingRatio, RoutingResult, RoutingResul
 /// # Errors
 /// When the results cannot be written as JSON, or the file cannot be written.
 pub fn write(results: &RoutingResults, path: &Path) -> anyhow::Result<()> {
-    write_page(&render(results)?, path)
+    page::write(&render(results)?, path)
 }
 
 /// Renders the results as one self-contained HTML page, with the raw data in the element with the id `results`.
@@ -31,24 +31,15 @@ pub fn render(results: &RoutingResults) -> anyhow::Result<String> {
         .enumerate()
         .map(|(index, group)| plot(index, group))
         .collect();
-    Ok(format!(
-        "<!DOCTYPE html>\n<html lang=\"en-GB\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         script-src 'unsafe-inline'; img-src data:\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n{}\n<main>\n<article>\n<header>\n\
+    let main = format!(
+        "<article>\n<header>\n\
          <p class=\"eyebrow\">Shardlane · {}</p>\n<h1>{title}</h1>\n<p class=\"headline\">{}</p>\n\
          <p class=\"note\">{}</p>\n<p class=\"verdict\">After each cell the rows were counted: none that was \
          acknowledged was missing.</p>\n</header>\n\
          <section><h2>Results</h2>\n{}</section>\n<section><h2>The owner against each other path</h2>\n{}{}</section>\n\
          <section><h2>Operations a second</h2>\n<div class=\"figures\">\n{plots}</div>\n</section>\n</article>\n\
          <section><h2>How to read this</h2>\n<div class=\"prose\">\n{HOW_TO_READ}</div>\n</section>\n\
-         <section><h2>How it was run</h2>\n{}<p>The raw data are in this file, in the element with the id \
-         <code>results</code>. <a data-download hidden download=\"results.json\" href=\"#results\">Download raw \
-         JSON</a></p>\n</section>\n</main>\n<script type=\"application/json\" id=\"results\">\n{json}\n</script>\n\
-         <script>\n{DOWNLOAD}</script>\n</body>\n</html>\n",
-        pattern_defs(),
+         <section><h2>How it was run</h2>\n{}{}</section>\n",
         esc(&results.started_at),
         esc(&headline(results)),
         esc(&note(results)),
@@ -56,7 +47,9 @@ pub fn render(results: &RoutingResults) -> anyhow::Result<String> {
         ratios(&results.ratios),
         lookups(&results.lookups),
         how_run(results),
-    ))
+        page::raw_data("results.json"),
+    );
+    Ok(page::whole(title, &main, &json))
 }
 
 const HOW_TO_READ: &str = include_str!("how-to-read-routing.html");

@@ -175,7 +175,7 @@ fn page(results: &[Results]) -> String {
 }
 
 /// The data as a script on the page would read them.
-fn embedded(html: &str) -> &str {
+pub(super) fn embedded(html: &str) -> &str {
     let (_, rest) = html
         .split_once("<script type=\"application/json\" id=\"results\">")
         .unwrap();
@@ -183,7 +183,7 @@ fn embedded(html: &str) -> &str {
 }
 
 /// Every tag closes what was opened last; attributes are quoted and, within an element, distinct; ids are unique.
-fn check_balance(html: &str) {
+pub(super) fn check_balance(html: &str) {
     const VOID: [&str; 4] = ["meta", "link", "br", "!DOCTYPE"];
     let mut open: Vec<&str> = Vec::new();
     let mut ids: Vec<&str> = Vec::new();

@@ -61,6 +61,12 @@ pub struct ChangeResult {
     pub layout: String,
     /// `2->3`, `move`, ...
     pub change: String,
+    /// When it began, in seconds on the clock of the samples.
+    pub began_s: f64,
+    /// When it ended, likewise.
+    pub ended_s: f64,
+    /// Events that were sent around this change: from the quiet stretch before it to the next one.
+    pub events: u64,
     /// Events that were sent around this change and are nowhere.
     pub lost: u64,
     /// Events that stand twice.

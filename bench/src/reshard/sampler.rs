@@ -156,6 +156,9 @@ impl Recording {
         };
         let moved = span.moved.as_ref();
         ChangeResult {
+            began_s: (span.began - self.began).as_secs_f64(),
+            ended_s: (span.ended - self.began).as_secs_f64(),
+            events: span.events.end - span.events.start,
             took_s: took.as_secs_f64(),
             events_per_s_before: self.rate(lead, span.began),
             events_per_s_during: self.rate(span.began, span.ended),
@@ -265,5 +268,51 @@ impl Recording {
             None => after.next()?,
         };
         Some((first.at - ended).as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_on_the_clock_of_the_samples() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        // One event each 10 ms in the first slot, none while the change runs.
+        let look = |n: u32| Look {
+            at: at(u64::from(n) * 10),
+            slots: Slot::all()
+                .map(|slot| match (slot.index(), n) {
+                    (0, 300..500) => 300,
+                    (0, n) => n,
+                    _ => 0,
+                })
+                .collect(),
+        };
+        let recording = Recording {
+            began,
+            looks: (0..800).map(look).collect(),
+            hits: Vec::new(),
+        };
+        let result = recording.of(&Span {
+            change: "2->3".to_owned(),
+            began: at(3_000),
+            ended: at(4_990),
+            events: 40..700,
+            moved: None,
+        });
+        let near = |got: f64, want: f64| assert!((got - want).abs() < 0.01, "{got}, not {want}");
+        near(result.began_s, 3.0);
+        near(result.ended_s, 4.99);
+        assert_eq!(result.events, 660);
+        // The curve is still where the change is drawn, and only there.
+        for sample in recording.curve() {
+            let still = sample.events_per_s == 0.0;
+            let within = result.began_s + 0.25 < sample.at_s && sample.at_s < result.ended_s;
+            assert!(still || !within, "{sample:?}");
+            let outside = sample.at_s < result.began_s || sample.at_s > result.ended_s + 0.25;
+            assert!(!still || !outside, "{sample:?}");
+        }
     }
 }
