@@ -98,6 +98,8 @@ pub(crate) struct Span {
     pub(crate) change: String,
     pub(crate) began: Instant,
     pub(crate) ended: Instant,
+    /// The end of the quiet stretch after it.
+    pub(crate) quiet_until: Instant,
     /// Events are numbered as they are sent; these were sent from this change's lead to the next one's.
     pub(crate) events: std::ops::Range<u64>,
     /// Slots that moved, where only those may wait.
@@ -149,9 +151,17 @@ async fn run_layout(
     )?;
     let truth = (layout == Layout::Citus).then(|| database.urls()[0].clone());
     let sampler = Sampler::start(Arc::clone(&stats), Arc::clone(&store), truth);
+    let sampler_start = Instant::now();
     let mut ground = Ground::new(layout, &servers, &database).await?;
     let pause = Duration::from_millis(settings.pause_ms);
     let mut spans = Vec::new();
+    while stats.counts().done < settings.users {
+        // The worker joins its group and opens its lanes: that is no part of the quiet stretch.
+        if load.has_failed() || sampler_start.elapsed() > DRAIN_MAX {
+            bail!("the worker does not begin: {:?}", stats.counts());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     tokio::time::sleep(pause).await;
     for change in changes::of(layout, settings.quick) {
         // What is sent in the quiet stretch before belongs to the change too.
@@ -168,6 +178,7 @@ async fn run_layout(
             change: change.to_string(),
             began,
             ended,
+            quiet_until: Instant::now(),
             events: first..load.sent(),
             moved,
         });

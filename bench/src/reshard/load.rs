@@ -128,6 +128,11 @@ impl Load {
         Ok(Load { stop, sent, thread })
     }
 
+    /// Whether it has ended by itself, for an error that [`Load::stop`] tells.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// How many events were sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)

@@ -168,7 +168,7 @@ impl Recording {
             stall_unmoved_ms: moved
                 .map(|moved| stall(span.began, tail, &|slot| !moved.contains(slot))),
             owner_hit_min: self.lowest_hit(span.began, tail),
-            owner_hit_recovered_s: self.recovered_after(span.ended),
+            owner_hit_recovered_s: self.recovered_after(span.ended, span.quiet_until),
             ..ChangeResult::default()
         }
     }
@@ -236,6 +236,10 @@ impl Recording {
                     (count, since) = (look.slots[index], look.at);
                 }
             }
+            // One that is still open at the end counts as far as it was seen.
+            if let Some(last) = rest.last() {
+                longest = longest.max(last.at - since);
+            }
         }
         longest
     }
@@ -248,9 +252,8 @@ impl Recording {
         hits.map(|hit| hit.ratio).reduce(f64::min)
     }
 
-    /// Seconds from the end of a change until all later answers within ten seconds say that the map is right.
-    fn recovered_after(&self, ended: Instant) -> Option<f64> {
-        let until = ended + Duration::from_secs(10);
+    /// Seconds from the end of a change until all later answers of the quiet stretch say that the map is right.
+    fn recovered_after(&self, ended: Instant, until: Instant) -> Option<f64> {
         let mut after = self
             .hits
             .iter()
@@ -299,6 +302,7 @@ mod tests {
             change: "2->3".to_owned(),
             began: at(3_000),
             ended: at(4_990),
+            quiet_until: at(4_990),
             events: 40..700,
             moved: None,
         });
