@@ -135,7 +135,9 @@ async fn run_layout(
         .await?,
     );
     let topics = TopicSet::with_prefix(&format!("reshard-{layout}"));
-    create_topics(&kafka.bootstrap(), &topics, settings.partitions, 1, &[]).await?;
+    // The events carry times of their own, long past: Kafka would delete them half a minute after its start.
+    let keep = [("retention.ms", "-1")];
+    create_topics(&kafka.bootstrap(), &topics, settings.partitions, 1, &keep).await?;
     let group = format!("reshard-{layout}");
     let mut worker = WorkerSettings::new(kafka.bootstrap(), group, topics.clone(), map.clone());
     worker.batch_rows_max = settings.batch_rows_max;

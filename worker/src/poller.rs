@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionList;
-use rdkafka::{ClientConfig, Message, Offset};
+use rdkafka::{ClientConfig, Message};
 use shardlane_domain::Source;
 use shardlane_sql::Store;
 use tokio::runtime::Handle;
@@ -32,8 +32,6 @@ use crate::topics::verify_topics;
 const POLL: Duration = Duration::from_millis(50);
 /// How long the poller waits for a full lane before it pauses the lane's partition and goes on with the others.
 const FULL_LANE_WAIT: Duration = Duration::from_millis(100);
-/// How long the consumer may take to go back in a partition.
-const SEEK_MAX: Duration = Duration::from_secs(10);
 /// How long a lane that was broken off may take to notice.
 const ABORT_MAX: Duration = Duration::from_secs(1);
 
@@ -47,24 +45,12 @@ struct OpenLane {
     held: Vec<RawRecord>,
 }
 
-/// Where a partition goes on, as its records have come.
-///
-/// librdkafka 2 may go on behind its own buffer when a partition is paused and resumed under load: records that it had
-/// fetched and not delivered are then skipped (seen here; its issues 1802 and 5591 are of this kind). Nothing may vanish,
-/// so a jump is gone back over once; one that is still there then is a hole in the log itself.
-#[derive(Debug, Clone, Copy)]
-struct Position {
-    next: i64,
-    /// The offset behind the jump that was gone back over.
-    jumped_to: Option<i64>,
-}
-
 /// The open lanes, and the run of records that is handed over next.
 #[derive(Default)]
 struct Lanes {
     open: HashMap<Key, OpenLane>,
-    /// Where each partition goes on.
-    positions: HashMap<Key, Position>,
+    /// The next offset of each partition, behind what was handed over.
+    positions: HashMap<Key, i64>,
     /// Records come in runs of one partition. A run is handed over as one, because each hand-over may wake a thread.
     run: Option<(Key, Vec<RawRecord>)>,
     any_held: bool,
@@ -341,15 +327,14 @@ impl Poller {
     fn take(&self, message: &BorrowedMessage<'_>) -> Result<(), WorkerError> {
         let record = RawRecord::copy(message);
         let (topic, partition) = (message.topic(), message.partition());
-        if !self.is_next(topic, partition, record.offset)? {
-            return Ok(());
-        }
         {
             let mut lanes = self.consumer.context().lanes();
             if let Some((key, run)) = &mut lanes.run
                 && key.1 == partition
                 && *key.0 == *topic
             {
+                let next = run.last().map(|last| last.offset + 1);
+                self.look_for_hole(key, next, record.offset);
                 run.push(record);
                 if run.len() < self.chunk_rows() {
                     return Ok(());
@@ -359,45 +344,29 @@ impl Poller {
             }
         }
         self.hand_over_and_look()?;
-        self.consumer.context().lanes().run = Some(((Arc::from(topic), partition), vec![record]));
+        let key: Key = (Arc::from(topic), partition);
+        let mut lanes = self.consumer.context().lanes();
+        self.look_for_hole(&key, lanes.positions.get(&key).copied(), record.offset);
+        lanes.run = Some((key, vec![record]));
         Ok(())
     }
 
-    /// Whether this record is the partition's next one. If records were skipped before it, the consumer goes back.
-    fn is_next(&self, topic: &str, partition: i32, offset: i64) -> Result<bool, WorkerError> {
-        let mut lanes = self.consumer.context().lanes();
-        let on_the_way = |(key, _): &(Key, Vec<RawRecord>)| key.1 == partition && *key.0 == *topic;
-        // The common case needs no lookup: it follows the record before it.
-        let previous = lanes.run.as_ref().filter(|run| on_the_way(run));
-        let previous = previous.and_then(|(_, run)| run.last());
-        if previous.is_some_and(|record| record.offset + 1 == offset) {
-            return Ok(true);
-        }
-        let run_next = previous.map(|record| record.offset + 1);
-        let key: Key = (Arc::from(topic), partition);
-        let position = lanes.positions.entry(key).or_insert(Position {
-            next: run_next.unwrap_or(offset),
-            jumped_to: None,
-        });
-        position.next = run_next.unwrap_or(position.next).max(position.next);
-        if offset <= position.next || position.jumped_to == Some(offset) {
-            position.jumped_to = None;
-            return Ok(true);
-        }
-        position.jumped_to = Some(offset);
-        let (next, missing) = (position.next, offset - position.next);
-        drop(lanes);
-        tracing::warn!(
-            topic,
+    /// Offsets that are not in the log any more: somebody must hear of it. A topic whose retention is shorter than the
+    /// worker's lag loses webhooks, and neither Kafka nor librdkafka says a word.
+    fn look_for_hole(&self, (topic, partition): &Key, next: Option<i64>, offset: i64) {
+        let Some(next) = next.filter(|next| *next < offset) else {
+            return;
+        };
+        let missing = offset - next;
+        tracing::error!(
+            %topic,
             partition,
             next,
             missing,
-            "records were skipped; going back"
+            "offsets are not in the log: deleted by retention before they were read, or markers of a transaction"
         );
-        Stats::add(&self.shared.stats.counters.jumps, 1);
-        self.consumer
-            .seek(topic, partition, Offset::Offset(next), SEEK_MAX)?;
-        Ok(false)
+        let counter = &self.shared.stats.counters.missing;
+        Stats::add(counter, usize::try_from(missing).unwrap_or(usize::MAX));
     }
 
     fn chunk_rows(&self) -> usize {
@@ -420,11 +389,7 @@ impl Poller {
             return Ok(());
         };
         if let Some(last) = run.last() {
-            let position = lanes.positions.entry(key.clone()).or_insert(Position {
-                next: 0,
-                jumped_to: None,
-            });
-            position.next = last.offset + 1;
+            lanes.positions.insert(key.clone(), last.offset + 1);
         }
         let lane = match lanes.open.entry(key.clone()) {
             Entry::Occupied(open) => open.into_mut(),

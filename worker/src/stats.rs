@@ -59,8 +59,9 @@ counters!(
     reroutes,
     /// Batches that another worker had applied.
     zombie_refusals,
-    /// Times that the consumer skipped records and was sent back for them.
-    jumps,
+    /// Offsets that were not in the log any more when the worker came to them: records that retention deleted, or markers
+    /// of a producer's transaction.
+    missing,
     /// Times that a partition was paused because its lane was full.
     pauses,
 );
