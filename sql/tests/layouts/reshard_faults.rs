@@ -44,7 +44,9 @@ async fn give_up(world: &World) -> Result<(), ReshardError> {
 /// What a shard says of itself, and the CHECKs with which it holds to that.
 async fn constitution(url: &str) -> (String, Vec<String>) {
     let client = connect(url).await;
-    let row = client.query_one("select slots from shard_identity", &[]).await;
+    let row = client
+        .query_one("select slots from shard_identity", &[])
+        .await;
     let query = "select conname || ' ' || pg_get_constraintdef(oid) from pg_constraint \
                  where conname like '%owns_slot' order by 1";
     let checks = client.query(query, &[]).await.unwrap();
@@ -291,10 +293,9 @@ async fn an_error_behind_the_freeze_thaws_too() {
     let progress = |step, number, steps| {
         print(step, number, steps);
         if matches!(step, Step::Drain { .. }) {
-            // The connections of the command, not those of the writers' pools: they have none there yet.
-            let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+            let sql = "select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity \
                        where datname = current_database() and pid <> pg_backend_pid() \
-                       and backend_type = 'client backend' and query not like '%shard_catalog%'";
+                       and backend_type = 'client backend'";
             now(async {
                 let spare = connect(&world.spares[0]).await;
                 let ended: i64 = spare.query_one(sql, &[]).await.unwrap().get(0);
@@ -308,7 +309,16 @@ async fn an_error_behind_the_freeze_thaws_too() {
         matches!(error, ReshardError::Sql(SqlError::Postgres(_))),
         "{error}"
     );
-    assert!(world.reshard().await.catalog().await.unwrap().frozen.is_empty());
+    assert!(
+        world
+            .reshard()
+            .await
+            .catalog()
+            .await
+            .unwrap()
+            .frozen
+            .is_empty()
+    );
     world.writers.go_on().await;
     drop(reshard);
     let mut reshard = world.reshard().await;
