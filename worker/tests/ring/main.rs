@@ -10,6 +10,7 @@ mod growth_limits;
 mod map;
 mod once;
 mod poison;
+mod reshard;
 mod routing;
 mod shard_down;
 mod storm;
