@@ -198,6 +198,9 @@ async fn shards_grow_and_shrink_under_workers_new_and_old() {
     assert_eq!(old.routes().epoch(), Epoch(1));
     let late = Worker::start(settings.clone(), Arc::clone(&old)).await;
     let late = late.unwrap();
+    // Alone it gets all partitions.
+    let first = worker.stats();
+    worker.stop().await.unwrap();
     until_counts(&late.stats(), "the late worker is refused", |counts| {
         counts.reroutes > 0 && counts.applied > 0
     })
@@ -207,9 +210,10 @@ async fn shards_grow_and_shrink_under_workers_new_and_old() {
         remove: vec![ShardId(2)],
         ..Change::default()
     };
+    let third = world.start(settings.clone()).await;
     reshard.run(&shrink, print).await.unwrap();
-    let done = worker.stats().counts().done;
-    until_done(&worker, usize::try_from(done).unwrap() + 100).await;
+    let done = late.stats().counts().done;
+    until_done(&late, usize::try_from(done).unwrap() + 100).await;
 
     let sent = storm.stop().await;
     for (user, count) in &sent {
@@ -217,10 +221,11 @@ async fn shards_grow_and_shrink_under_workers_new_and_old() {
         ground.until_applied(*user, count).await;
     }
     ground.check(&sent, &settings).await;
-    no_disorder(&worker.stats().counts());
-    no_disorder(&late.stats().counts());
-    worker.stop().await.unwrap();
+    for stats in [&first, &late.stats(), &third.stats()] {
+        no_disorder(&stats.counts());
+    }
     late.stop().await.unwrap();
+    third.stop().await.unwrap();
 }
 
 /// Sends the next events of a user, and counts them.
