@@ -210,7 +210,6 @@ async fn shards_grow_and_shrink_under_workers_new_and_old() {
         remove: vec![ShardId(2)],
         ..Change::default()
     };
-    let third = world.start(settings.clone()).await;
     reshard.run(&shrink, print).await.unwrap();
     let done = late.stats().counts().done;
     until_done(&late, usize::try_from(done).unwrap() + 100).await;
@@ -221,11 +220,10 @@ async fn shards_grow_and_shrink_under_workers_new_and_old() {
         ground.until_applied(*user, count).await;
     }
     ground.check(&sent, &settings).await;
-    for stats in [&first, &late.stats(), &third.stats()] {
+    for stats in [&first, &late.stats()] {
         no_disorder(&stats.counts());
     }
     late.stop().await.unwrap();
-    third.stop().await.unwrap();
 }
 
 /// Sends the next events of a user, and counts them.
