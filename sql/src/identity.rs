@@ -118,13 +118,10 @@ pub(crate) async fn install(
     validate(transaction).await
 }
 
-/// Looks at the rows that were there before the CHECKs, and refuses if one belongs elsewhere. Writers go on. The fences
-/// are not looked at: those of an older epoch are legal, and stay until the next batch of their partition.
+/// Looks at the rows that were there before the CHECKs, and refuses if one belongs elsewhere. Writers go on.
 pub(crate) async fn validate(client: &impl GenericClient) -> Result<(), SqlError> {
-    let statements: Vec<String> = SLOT_TABLES
-        .iter()
-        .map(|table| format!("alter table {table} validate constraint {table}{SLOT_CHECK}"))
-        .collect();
+    let statements = SLOT_TABLES
+        .map(|table| format!("alter table {table} validate constraint {table}{SLOT_CHECK}"));
     Ok(client.batch_execute(&statements.join(";")).await?)
 }
 

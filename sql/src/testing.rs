@@ -1,6 +1,8 @@
 //! Databases and topics of their own for tests. One Postgres, one Citus cluster and one Kafka broker serve all
 //! tests of a process; they end with the process.
 
+pub mod load;
+
 use std::sync::Arc;
 
 use shardlane_local::{

@@ -1,6 +1,7 @@
 //! How far a reshard is, kept in the first shard of its plan.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::{Plan, ReshardError, Step};
 use crate::SqlError;
@@ -24,9 +25,12 @@ impl Journal {
     /// The journal of a reshard that has not ended.
     pub(crate) async fn open(client: &Client) -> Result<Option<Journal>, ReshardError> {
         let query = "select plan::text, done from reshard_journal where ended_at is null";
-        let Some(row) = client.query_opt(query, &[]).await? else {
-            return Ok(None);
+        let row = match client.query_opt(query, &[]).await {
+            // A joining database has no table yet.
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => None,
+            row => row?,
         };
+        let Some(row) = row else { return Ok(None) };
         let (text, done): (String, i32) = (row.get(0), row.get(1));
         let plan = serde_json::from_str(&text).map_err(|error| SqlError::UnknownValue {
             table: "reshard_journal",

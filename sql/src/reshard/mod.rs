@@ -75,6 +75,11 @@ pub enum ReshardError {
         /// Its setting.
         found: String,
     },
+    /// A database that joins would lose or hide what it holds.
+    #[error(
+        "{0} is not empty, so it cannot join; give an empty database, or a shard that has left these shards"
+    )]
+    NotEmpty(String),
     /// A shard that was named is not in the catalog.
     #[error("shard {0} is not one of these shards")]
     UnknownShard(ShardId),

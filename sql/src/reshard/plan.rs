@@ -218,6 +218,25 @@ impl Plan {
     }
 }
 
+impl Step {
+    /// The target whose slots this step takes nearer to it.
+    pub(super) fn target(self) -> Option<ShardId> {
+        match self {
+            Step::CatchUp { to }
+            | Step::Compare { to }
+            | Step::Freeze { to, .. }
+            | Step::Drain { to }
+            | Step::Verify { to }
+            | Step::Switch { to } => Some(to),
+            Step::Prepare
+            | Step::Copy { .. }
+            | Step::Detach
+            | Step::Clean { .. }
+            | Step::Finish => None,
+        }
+    }
+}
+
 fn moves_between(before: &SlotMap, after: &SlotMap) -> Vec<Move> {
     let mut slots: BTreeMap<(ShardId, ShardId), Vec<Slot>> = BTreeMap::new();
     for slot in Slot::all() {

@@ -119,6 +119,16 @@ impl<'a> Link<'a> {
         Ok(None)
     }
 
+    /// From now on both servers end a statement that takes longer; `None`: they wait for it.
+    pub(super) async fn bound_statements(&self, max: Option<Duration>) -> Result<(), ReshardError> {
+        // 0 is no bound.
+        let milliseconds = max.map_or(0, |max| max.as_millis().max(1));
+        let set = format!("set statement_timeout = {milliseconds}");
+        self.from.client.batch_execute(&set).await?;
+        self.to.client.batch_execute(&set).await?;
+        Ok(())
+    }
+
     /// Takes away what [`Link::attach`] made, as far as it is there.
     pub(super) async fn detach(&self) -> Result<(), ReshardError> {
         let Link { name, from, to, .. } = self;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use shardlane_router::{ShardId, SlotMap};
+use tokio_postgres::error::SqlState;
 
 use super::journal::Journal;
 use super::replicate::Link;
@@ -14,17 +15,19 @@ use super::verify::{self, Side};
 use super::{Change, Plan, ReshardError, Step};
 use crate::catalog::{Catalog, Pace, ShardEntry};
 use crate::follow::address;
-use crate::identity::{ShardIdentity, admit, validate};
+use crate::identity::{ShardIdentity, admit, read, validate};
 use crate::migrate::migrate_config;
 use crate::slots::SlotSet;
 use crate::store::parse;
-use crate::{Detail, Layout, SLOT_TABLES};
+use crate::{Detail, Layout, SLOT_TABLES, SqlError};
 
 /// Names the lock that a running reshard holds in the first shard. The number is arbitrary.
 pub(crate) const RESHARD_LOCK: i64 = 0x0072_6573_6861_7264; // "reshard"
 
 /// How long is waited for one marker before the writers are asked to hold back more.
 const CATCH_UP_LOOK: Duration = Duration::from_secs(2);
+/// A lag that no target is asked to fall below.
+const LAG_ENOUGH: Duration = Duration::from_millis(20);
 /// How often a target's slots are frozen in vain before it is given up.
 const STALLS_MAX: u32 = 6;
 /// Writers hold back to this share of their time, and no further.
@@ -180,25 +183,41 @@ impl Reshard {
         change: &Change,
         mut progress: impl FnMut(Step, usize, usize),
     ) -> Result<Plan, ReshardError> {
-        let mut journal = match (self.journal().await?, change.is_empty()) {
-            (Some(journal), true) => journal,
+        let (plan, is_new) = match (self.journal().await?, change.is_empty()) {
+            (Some(journal), true) => (journal.plan, false),
             (Some(journal), false) => return Err(under_way(&journal)),
             (None, true) => return Err(ReshardError::NoneUnderWay),
-            (None, false) => {
-                let plan = self.plan(change).await?;
-                let entries = plan.before.shards.iter().chain(&plan.joining);
-                let mut urls = self.given.clone();
-                urls.extend(change.add.iter().cloned());
-                self.servers = Servers::connect(&urls, entries).await?;
-                self.given = urls;
-                Journal::begin(&self.home(&plan)?.client, plan).await?
-            }
+            (None, false) => (self.plan(change).await?, true),
         };
-        let plan = journal.plan.clone();
+        if is_new {
+            let entries = plan.before.shards.iter().chain(&plan.joining);
+            let mut urls = self.given.clone();
+            urls.extend(change.add.iter().cloned());
+            let servers = Servers::connect(&urls, entries).await?;
+            for entry in &plan.joining {
+                servers.refuse_unless_empty(entry).await?;
+            }
+            (self.servers, self.given) = (servers, urls);
+        }
         self.lock(&plan).await?;
-        let result = self.go_on(&mut journal, &mut progress).await;
+        let result = async {
+            let mut journal = self.locked_journal(&plan, is_new).await?;
+            self.go_on(&mut journal, &mut progress).await
+        };
+        let result = result.await;
         self.unlock(&plan).await;
         result.map(|()| plan)
+    }
+
+    /// The journal of `plan`, once nobody else can write one: another command may have begun or ended one meanwhile.
+    async fn locked_journal(&self, plan: &Plan, is_new: bool) -> Result<Journal, ReshardError> {
+        match self.journal().await? {
+            Some(journal) if journal.plan.id == plan.id => Ok(journal),
+            Some(journal) => Err(under_way(&journal)),
+            None if !is_new => Err(ReshardError::NoneUnderWay),
+            None if self.catalog().await?.epoch() != plan.before.epoch() => Err(ReshardError::Busy),
+            None => Journal::begin(&self.home(plan)?.client, plan.clone()).await,
+        }
     }
 
     async fn go_on(
@@ -211,32 +230,34 @@ impl Reshard {
         let (mut frozen_at, mut stalls): (Option<Instant>, u32) = (None, 0);
         while let Some(step) = steps.get(journal.done).copied() {
             progress(step, journal.done + 1, steps.len());
-            if matches!(step, Step::Freeze { .. } | Step::Drain { .. }) {
+            if matches!(step, Step::Drain { .. }) {
                 frozen_at.get_or_insert_with(Instant::now);
             }
             // A fifth is kept for the thaw or the switch, which need locks too.
             let budget = self.options.stall_max.mul_f64(0.8);
-            let left = frozen_at.map_or(budget, |at| budget.saturating_sub(at.elapsed()));
+            let left = frozen_at.map(|at| budget.saturating_sub(at.elapsed()));
             if let Err(error) = self.step(&plan, step, left).await {
-                let (ReshardError::Stalled { to, .. } | ReshardError::Different { to, .. }) = error
-                else {
-                    return Err(error);
-                };
-                self.thaw(&plan, Some(to)).await?;
                 frozen_at = None;
-                let again = steps.iter().position(|step| *step == Step::CatchUp { to });
-                let home = &self.home(&plan)?.client;
-                journal.advance(home, again.unwrap_or(0)).await?;
+                if let Some(to) = step.target()
+                    && let Err(second) = self.take_back(journal, to).await
+                {
+                    tracing::warn!("slots of shard {to} may be frozen still: {second}");
+                    return Err(error);
+                }
                 stalls += 1;
-                if matches!(error, ReshardError::Different { .. }) || stalls == STALLS_MAX {
+                if !matches!(error, ReshardError::Stalled { .. }) || stalls == STALLS_MAX {
                     return Err(error);
                 }
                 tracing::warn!("{error}; trying again with writers that hold back more");
                 self.share = (self.share / 2).max(SHARE_MIN);
                 continue;
             }
-            if matches!(step, Step::Switch { .. }) {
-                (frozen_at, stalls, self.share) = (None, 0, 100);
+            match step {
+                Step::Freeze { .. } => {
+                    frozen_at.get_or_insert_with(Instant::now);
+                }
+                Step::Switch { .. } => (frozen_at, stalls, self.share) = (None, 0, 100),
+                _ => {}
             }
             journal
                 .advance(&self.home(&plan)?.client, journal.done + 1)
@@ -245,16 +266,44 @@ impl Reshard {
         journal.end(&self.home(&plan)?.client).await
     }
 
+    /// Thaws what is frozen for a target, and goes back to where the next run begins with it. Not if it has taken its
+    /// slots: whether an error came before or after that commit, only the target knows.
+    async fn take_back(&mut self, journal: &mut Journal, to: ShardId) -> Result<(), ReshardError> {
+        let plan = journal.plan.clone();
+        if self.gate(&plan)?.client.is_closed() {
+            // The lock went with the connection: somebody else may be at work.
+            return Err(ReshardError::Busy);
+        }
+        self.servers.reconnect().await?;
+        self.thaw(&plan, Some(to)).await?;
+        let now = self.catalog().await?;
+        if incoming(&plan, to).without(&now.owned(to)).is_empty() {
+            return Ok(());
+        }
+        let mut steps = plan.steps().into_iter();
+        let again = steps.position(|step| step == Step::CatchUp { to });
+        let home = &self.home(&plan)?.client;
+        journal.advance(home, again.unwrap_or(0)).await
+    }
+
     /// Gives the reshard up that is under way: the sources are as they were, joining shards own nothing.
     ///
     /// # Errors
     /// [`ReshardError::Switched`] once a target has taken slots.
     pub async fn abort(&mut self) -> Result<Plan, ReshardError> {
-        let journal = self.journal().await?.ok_or(ReshardError::NoneUnderWay)?;
-        self.lock(&journal.plan).await?;
-        let result = self.give_up(&journal).await;
-        self.unlock(&journal.plan).await;
-        result.map(|()| journal.plan)
+        let plan = self
+            .journal()
+            .await?
+            .ok_or(ReshardError::NoneUnderWay)?
+            .plan;
+        self.lock(&plan).await?;
+        let result = async {
+            let journal = self.locked_journal(&plan, false).await?;
+            self.give_up(&journal).await
+        };
+        let result = result.await;
+        self.unlock(&plan).await;
+        result.map(|()| plan)
     }
 
     async fn give_up(&mut self, journal: &Journal) -> Result<(), ReshardError> {
@@ -272,7 +321,11 @@ impl Reshard {
         self.thaw(plan, None).await?;
         self.detach(plan).await?;
         for to in plan.targets() {
-            self.forget_incoming(plan, to).await?;
+            // A joining database that was never prepared has nothing to forget.
+            let identity = read(&self.servers.of(to)?.client).await?;
+            if identity.is_some_and(|identity| identity.shard == to) {
+                self.forget_incoming(plan, to).await?;
+            }
         }
         // Their CHECKs were replaced without a look at the rows.
         for (_, server) in self.servers.all() {
@@ -282,10 +335,20 @@ impl Reshard {
             plan.joining.iter().any(|new| new.shard == entry.shard)
         })
         .await?;
+        for entry in &plan.before.shards {
+            validate(&self.servers.of(entry.shard)?.client).await?;
+        }
         journal.end(&self.home(plan)?.client).await
     }
 
-    async fn step(&mut self, plan: &Plan, step: Step, left: Duration) -> Result<(), ReshardError> {
+    /// `left` is how long slots that are frozen already may stay so.
+    async fn step(
+        &mut self,
+        plan: &Plan,
+        step: Step,
+        left: Option<Duration>,
+    ) -> Result<(), ReshardError> {
+        let stall_max = self.options.stall_max;
         match step {
             Step::Prepare => self.prepare(plan).await,
             Step::Copy { from, to } => {
@@ -302,42 +365,72 @@ impl Reshard {
                 self.marks = marks;
                 Ok(())
             }
-            Step::Freeze { from, to } => self.freeze(plan, from, to).await,
+            Step::Freeze { from, to } => {
+                // The first one waits for its locks with nothing frozen yet.
+                let Some(left) = left else {
+                    return self.freeze(plan, from, to).await;
+                };
+                let frozen = tokio::time::timeout(left, self.freeze(plan, from, to)).await;
+                frozen.unwrap_or(Err(ReshardError::Stalled { to, stall_max }))
+            }
             Step::Drain { to } => {
                 let links = self.links(plan, to)?;
-                let markers = links.iter().map(|link| link.marker(left));
+                let markers = links
+                    .iter()
+                    .map(|link| link.marker(left.unwrap_or(stall_max)));
                 let arrived = try_join_all(markers).await?;
                 self.in_time(to, arrived.iter().all(Option::is_some))
             }
             Step::Verify { to } => {
-                let links = self.links(plan, to)?;
-                let compare = async {
-                    for link in &links {
-                        let marks = self.marks.get(&link.moved.from);
-                        let from = Side {
-                            client: &link.from.client,
-                            since: marks.map(|marks| marks.from),
-                        };
-                        let to = Side {
-                            client: &link.to.client,
-                            since: marks.map(|marks| marks.to),
-                        };
-                        verify::compare(link.moved, from, to).await?;
-                    }
-                    Ok::<_, ReshardError>(())
-                };
-                match tokio::time::timeout(left, compare).await {
-                    Ok(result) => result,
-                    Err(_) => self.in_time(to, false),
-                }
+                let verified = self.verify(plan, to, left.unwrap_or(stall_max)).await?;
+                self.in_time(to, verified)
             }
-            Step::Switch { to } => self.switch(plan, to).await,
+            Step::Switch { to } => {
+                let left = left.unwrap_or(stall_max);
+                let switched = tokio::time::timeout(left, self.switch(plan, to)).await;
+                switched.unwrap_or(Err(ReshardError::Stalled { to, stall_max }))
+            }
             Step::Detach => self.detach(plan).await,
             Step::Clean { from } => self.clean(plan, from).await,
             Step::Finish => {
                 self.leave(plan, |entry| plan.leaving.contains(&entry.shard))
                     .await
             }
+        }
+    }
+
+    /// Compares what was written since the snapshots. False if that takes longer than `left`.
+    async fn verify(&self, plan: &Plan, to: ShardId, left: Duration) -> Result<bool, ReshardError> {
+        let links = self.links(plan, to)?;
+        let compare = async {
+            for link in &links {
+                // A query that nobody waits for any longer would hold up the thaw behind it.
+                link.bound_statements(Some(left)).await?;
+                let marks = self.marks.get(&link.moved.from);
+                let from = Side {
+                    client: &link.from.client,
+                    since: marks.map(|marks| marks.from),
+                };
+                let to = Side {
+                    client: &link.to.client,
+                    since: marks.map(|marks| marks.to),
+                };
+                verify::compare(link.moved, from, to).await?;
+            }
+            Ok::<_, ReshardError>(())
+        };
+        let result = tokio::time::timeout(left, compare).await;
+        for link in &links {
+            link.bound_statements(None).await?;
+        }
+        match result {
+            Ok(Err(ReshardError::Sql(SqlError::Postgres(error))))
+                if error.code() == Some(&SqlState::QUERY_CANCELED) =>
+            {
+                Ok(false)
+            }
+            Ok(result) => result.map(|()| true),
+            Err(_) => Ok(false),
         }
     }
 
@@ -382,7 +475,7 @@ impl Reshard {
     /// are asked to hold back, more and more.
     async fn catch_up(&mut self, plan: &Plan, to: ShardId) -> Result<(), ReshardError> {
         let began = Instant::now();
-        let enough = self.options.stall_max / 8;
+        let enough = (self.options.stall_max / 8).max(LAG_ENOUGH);
         loop {
             self.announce_pace(plan, to).await?;
             let links = self.links(plan, to)?;
@@ -441,16 +534,19 @@ impl Reshard {
         self.servers.change(to, &next).await
     }
 
-    /// Gives frozen slots back to their owners: those of one target, or all.
+    /// Gives frozen slots back to their owners, those of one target or all, and asks nobody to hold back any longer.
     async fn thaw(&mut self, plan: &Plan, only: Option<ShardId>) -> Result<(), ReshardError> {
         for moved in &plan.moves {
             let now = self.catalog().await?;
             let is_frozen = moved.slots.iter().any(|slot| now.frozen.contains(slot));
             if is_frozen && only.is_none_or(|to| to == moved.to) {
-                let mut next = now.give(moved.from, &moved.slots)?;
-                next.pace = None;
+                let next = now.give(moved.from, &moved.slots)?;
                 self.servers.change(moved.from, &next).await?;
             }
+        }
+        let now = self.catalog().await?;
+        if now.pace.is_some() {
+            self.servers.announce(&now.with_pace(None)?).await?;
         }
         Ok(())
     }
@@ -537,17 +633,25 @@ impl Reshard {
         ))
     }
 
-    /// The shard that keeps the journal.
+    /// The shard that keeps the journal: one that stays.
     fn home(&self, plan: &Plan) -> Result<&Server, ReshardError> {
+        let mut shards = plan.before.shards.iter();
+        let first = shards.find(|entry| !plan.leaving.contains(&entry.shard));
+        let first = first.ok_or(ReshardError::NoneUnderWay)?;
+        self.servers.of(first.shard)
+    }
+
+    /// The shard that keeps the lock: the same one for all plans.
+    fn gate(&self, plan: &Plan) -> Result<&Server, ReshardError> {
         let first = plan.before.shards.first();
         let first = first.ok_or(ReshardError::NoneUnderWay)?;
         self.servers.of(first.shard)
     }
 
     async fn unlock(&self, plan: &Plan) {
-        if let Ok(home) = self.home(plan) {
+        if let Ok(gate) = self.gate(plan) {
             // A connection that is gone has given it back.
-            home.client
+            gate.client
                 .batch_execute("select pg_advisory_unlock_all()")
                 .await
                 .ok();
@@ -558,7 +662,7 @@ impl Reshard {
     async fn lock(&self, plan: &Plan) -> Result<(), ReshardError> {
         let query = "select pg_try_advisory_lock($1)";
         let row = self
-            .home(plan)?
+            .gate(plan)?
             .client
             .query_one(query, &[&RESHARD_LOCK])
             .await?;

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use shardlane_router::ShardId;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config};
 
 use super::ReshardError;
 use crate::catalog::{Catalog, ShardEntry, read_catalog, write_catalog};
 use crate::follow::{address, at, connect};
-use crate::identity::{ShardIdentity, become_shard, verify};
+use crate::identity::{ShardIdentity, become_shard, read, verify};
 use crate::session::describe;
 use crate::store::parse;
-use crate::{ErrorClass, SqlError};
+use crate::{ErrorClass, SLOT_TABLES, SqlError};
 
 /// How often a shard's locks are tried for. A batch holds them for milliseconds; while one waits for them the batches
 /// behind it wait too, so each try is short.
@@ -50,10 +51,7 @@ impl Servers {
                     return Err(SqlError::Settings("no database was given".to_owned()).into());
                 }
             };
-            let client = connect(&config).await?;
-            // What verify compares as text must not depend on a server's settings.
-            client.batch_execute("set timezone = 'UTC'").await?;
-            servers.insert(entry.shard, Server { config, client });
+            servers.insert(entry.shard, Server::connect(config).await?);
         }
         Ok(Servers(servers))
     }
@@ -76,16 +74,48 @@ impl Servers {
     pub(super) async fn catalog(&self, initial: &Catalog) -> Result<Catalog, ReshardError> {
         let mut newest = initial.clone();
         for server in self.0.values() {
-            // A joining database has no table yet.
-            match read_catalog(&server.client).await {
-                Ok(Some(found)) if found.epoch() > newest.epoch() => newest = found,
-                Ok(_) => {}
-                Err(SqlError::Postgres(error))
-                    if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) => {}
-                Err(error) => return Err(error.into()),
+            if let Some(found) = read_catalog_if_any(&server.client).await?
+                && found.epoch() > newest.epoch()
+            {
+                newest = found;
             }
         }
         Ok(newest)
+    }
+
+    /// Connects again to those whose connection is gone.
+    pub(super) async fn reconnect(&mut self) -> Result<(), ReshardError> {
+        for server in self.0.values_mut() {
+            if server.client.is_closed() {
+                *server = Server::connect(server.config.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses to let a database join that holds rows, or the catalog of other shards.
+    pub(super) async fn refuse_unless_empty(&self, entry: &ShardEntry) -> Result<(), ReshardError> {
+        let server = self.of(entry.shard)?;
+        let refused = || ReshardError::NotEmpty(describe(&server.config));
+        if !server.is_empty().await? {
+            return Err(refused());
+        }
+        let Some(theirs) = read_catalog_if_any(&server.client).await? else {
+            return Ok(());
+        };
+        let epoch = i64::try_from(theirs.epoch().0).unwrap_or(i64::MAX);
+        let query = "select document::text from shard_catalog where epoch = $1";
+        for (shard, other) in self.all() {
+            if shard == entry.shard {
+                continue;
+            }
+            if let Ok(Some(row)) = other.client.query_opt(query, &[&epoch]).await
+                && serde_json::from_str::<Catalog>(row.get(0)).is_ok_and(|ours| ours == theirs)
+            {
+                return Ok(());
+            }
+        }
+        Err(refused())
     }
 
     /// Before any slot has moved: each database is the shard that the map means.
@@ -108,7 +138,10 @@ impl Servers {
     /// Writes a catalog that changes nobody's slots to all.
     pub(super) async fn announce(&self, catalog: &Catalog) -> Result<(), ReshardError> {
         for server in self.0.values() {
-            write_catalog(&server.client, catalog).await?;
+            match write_catalog(&server.client, catalog).await {
+                Err(error) if is_undefined_table(&error) => {}
+                result => result?,
+            }
         }
         Ok(())
     }
@@ -139,7 +172,47 @@ impl Servers {
     }
 }
 
+/// A joining database has no table yet.
+async fn read_catalog_if_any(client: &Client) -> Result<Option<Catalog>, SqlError> {
+    match read_catalog(client).await {
+        Err(error) if is_undefined_table(&error) => Ok(None),
+        result => result,
+    }
+}
+
+fn is_undefined_table(error: &SqlError) -> bool {
+    matches!(error, SqlError::Postgres(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE))
+}
+
 impl Server {
+    async fn connect(config: Config) -> Result<Server, SqlError> {
+        let client = connect(&config).await?;
+        // What verify compares as text must not depend on a server's settings.
+        client.batch_execute("set timezone = 'UTC'").await?;
+        Ok(Server { config, client })
+    }
+
+    /// Whether it holds nothing, or only what a shard keeps that has left.
+    async fn is_empty(&self) -> Result<bool, SqlError> {
+        let tables = "select count(*), count(*) filter (where relname = 'shard_identity') from pg_class c \
+                      where relkind in ('r', 'p') and relnamespace::regnamespace::text !~ '^(pg_|information_schema)' \
+                      and not exists (select 1 from pg_depend where objid = c.oid and deptype = 'e')";
+        let row = self.client.query_one(tables, &[]).await?;
+        let (tables, identities): (i64, i64) = (row.get(0), row.get(1));
+        if tables == 0 || identities == 0 {
+            return Ok(tables == 0);
+        }
+        if read(&self.client)
+            .await?
+            .is_some_and(|identity| !identity.slots.is_empty())
+        {
+            return Ok(false);
+        }
+        let rows = SLOT_TABLES.map(|table| format!("exists (select 1 from {table})"));
+        let query = format!("select {}", rows.join(" or "));
+        Ok(!self.client.query_one(&query, &[]).await?.get::<_, bool>(0))
+    }
+
     async fn change(
         &mut self,
         identity: &ShardIdentity,

@@ -57,5 +57,6 @@ mod once;
 mod outcomes;
 mod poison;
 mod reshard;
+mod reshard_faults;
 mod shards;
 mod statements;

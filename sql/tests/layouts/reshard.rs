@@ -1,208 +1,302 @@
 //! Slots that move between manual shards while writers write.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use shardlane_router::{Epoch, RouteKey, ShardId};
-use shardlane_sql::reshard::{Change, Reshard, ReshardOptions, Step};
+use shardlane_local::{Postgres, PostgresOptions, create_database};
+use shardlane_router::{Epoch, ShardId, SlotMap, TokenHash};
+use shardlane_sql::reshard::{Change, Plan, Reshard, ReshardError, ReshardOptions, Step};
+use shardlane_sql::testing::load::Writers;
 use shardlane_sql::testing::{TestDb, spare_database, test_map};
-use shardlane_sql::{ErrorClass, Layout, Record, Store, digest};
-use uuid::Uuid;
+use shardlane_sql::{Detail, Layout, SlotSet, Store, migrate};
 
-use crate::events::{order, users};
+use crate::ground::connect;
 
-/// Writes orders of its users, one after the other, for as long as it shall; waits out whatever passes.
-struct Writers {
-    stop: Arc<AtomicBool>,
-    written: Arc<AtomicU64>,
-    tasks: Vec<tokio::task::JoinHandle<Duration>>,
+pub(crate) const USERS: usize = 120;
+
+/// Two shards, databases that can join, and writers at work.
+pub(crate) struct World {
+    pub(crate) db: TestDb,
+    pub(crate) spares: Vec<String>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) writers: Writers,
 }
 
-fn record(user: Uuid, round: u64) -> Record {
-    let status = if round == 0 { "created" } else { "updated" };
-    let mut event = order(user, "o", &format!("e{round}"), status, 1 + round as i64);
-    // The same in the undisturbed run.
-    event.received_at = jiff::Timestamp::from_second(1_700_000_000 + round as i64).unwrap();
-    Record {
-        event,
-        origin: None,
-    }
-}
-
-impl Writers {
-    fn start(store: &Store, users: &[Uuid]) -> Writers {
-        let (stop, written): (Arc<AtomicBool>, Arc<AtomicU64>) = Default::default();
-        let tasks = users
-            .chunks(users.len() / 4)
-            .map(|users| {
-                let (store, users) = (store.clone(), users.to_vec());
-                let (stop, written) = (Arc::clone(&stop), Arc::clone(&written));
-                tokio::spawn(async move {
-                    let (mut stall, mut round) = (Duration::ZERO, 0);
-                    while !stop.load(Ordering::Relaxed) {
-                        for user in &users {
-                            let began = Instant::now();
-                            write(&store, &record(*user, round)).await;
-                            stall = stall.max(began.elapsed());
-                            written.fetch_add(1, Ordering::Relaxed);
-                        }
-                        round += 1;
-                    }
-                    stall
-                })
-            })
-            .collect();
-        Writers {
-            stop,
-            written,
-            tasks,
+impl World {
+    pub(crate) async fn new(spares: usize) -> Option<World> {
+        let db = TestDb::new(Layout::Shards).await?;
+        let mut urls = Vec::new();
+        for _ in 0..spares {
+            urls.push(spare_database().await?);
         }
+        let store = db.store().await;
+        let writers = Writers::start(&store, USERS);
+        writers.go_on().await;
+        Some(World {
+            db,
+            spares: urls,
+            store,
+            writers,
+        })
     }
 
-    /// How many events were written, and the longest wait of one.
-    async fn stop(self) -> (u64, Duration) {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut stall = Duration::ZERO;
-        for task in self.tasks {
-            stall = stall.max(task.await.unwrap());
-        }
-        (self.written.load(Ordering::Relaxed), stall)
+    pub(crate) async fn reshard(&self) -> Reshard {
+        self.reshard_with(ReshardOptions::default()).await
     }
-}
 
-async fn write(store: &Store, record: &Record) {
-    loop {
-        let routes = store.routes();
-        let Some(target) = routes.target_of(record.event.user_id) else {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            continue;
-        };
-        let staged = match store.stage(target, std::slice::from_ref(record)).await {
-            Ok(staged) => staged,
-            Err(error) => {
-                let class = error.class();
-                assert!(
-                    matches!(class, ErrorClass::Transient | ErrorClass::Rerouted),
-                    "{error}"
-                );
-                store.refresh(routes.epoch()).await;
-                continue;
-            }
-        };
-        let report = staged.report().clone();
-        if staged.commit().await.is_ok() {
-            assert_eq!(report.applied + report.duplicates, 1, "{report:?}");
-            return;
-        }
-    }
-}
-
-/// Every row lies on the shard that the catalog names, and the sum of all is that of an undisturbed run.
-async fn check(reshard: &Reshard, urls: &[String], users: &[Uuid], written: u64) {
-    let catalog = reshard.catalog().await.unwrap();
-    assert!(catalog.frozen.is_empty());
-    let mut rows = 0;
-    for entry in &catalog.shards {
-        let url = urls
-            .iter()
-            .find(|url| url.ends_with(&format!("/{}", entry.database)))
-            .unwrap();
-        let client = crate::ground::connect(url).await;
-        for table in [
-            "orders",
-            "order_events",
-            "inbox",
-            "outbox",
-            "order_directory",
-        ] {
-            let query = format!("select distinct user_id from {table}");
-            for row in client.query(&query, &[]).await.unwrap() {
-                let owner = catalog.map.shard_for(&RouteKey::Uuid(row.get(0)));
-                assert_eq!(owner, entry.shard, "a row of {table}");
-            }
-        }
-        let count = client
-            .query_one("select count(*) from order_events", &[])
-            .await;
-        rows += count.unwrap().get::<_, i64>(0);
-    }
-    assert_eq!(rows, i64::try_from(written).unwrap(), "each event once");
-
-    let undisturbed = TestDb::new(Layout::Single).await.unwrap();
-    let store = undisturbed.store().await;
-    let rounds = written / users.len() as u64 + 2;
-    let mut left = std::collections::HashMap::new();
-    for entry in &catalog.shards {
-        let url = urls
-            .iter()
-            .find(|url| url.ends_with(&format!("/{}", entry.database)))
-            .unwrap();
-        let query = "select user_id, version from orders";
-        for row in crate::ground::connect(url)
-            .await
-            .query(query, &[])
+    pub(crate) async fn reshard_with(&self, options: ReshardOptions) -> Reshard {
+        Reshard::connect(self.db.urls(), test_map(), options)
             .await
             .unwrap()
-        {
-            left.insert(row.get::<_, Uuid>(0), row.get::<_, i64>(1));
-        }
     }
-    for user in users {
-        let versions = left.get(user).copied().unwrap_or(0);
-        assert!(u64::try_from(versions).unwrap() <= rounds * 2);
-        for round in 0..u64::try_from(versions).unwrap() {
-            write(&store, &record(*user, round)).await;
-        }
+
+    /// All databases that are or were shards.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        [self.db.urls(), &self.spares].concat()
     }
-    let owned: Vec<String> = urls.to_vec();
-    let (ours, theirs) = (
-        digest(&owned).await.unwrap(),
-        digest(undisturbed.urls()).await.unwrap(),
-    );
-    assert_eq!(ours, theirs);
+
+    /// Ends the writers, and holds what is there against the oracle.
+    pub(crate) async fn check(self) {
+        self.writers.go_on().await;
+        let urls = self.urls();
+        let reshard = self.reshard().await;
+        let written = self.writers.stop().await;
+        println!("longest wait {:?}", written.stall);
+        written.is_what_is_there(&reshard, &urls).await;
+    }
+}
+
+pub(crate) fn add(urls: &[String]) -> Change {
+    Change {
+        add: urls.to_vec(),
+        ..Change::default()
+    }
+}
+
+fn remove(shards: &[i64]) -> Change {
+    Change {
+        remove: shards.iter().copied().map(ShardId).collect(),
+        ..Change::default()
+    }
+}
+
+pub(crate) fn print(step: Step, number: usize, steps: usize) {
+    let now = jiff::Timestamp::now();
+    println!("{now} {number}/{steps} {step}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_become_three_and_two_again_under_load() {
-    let Some(db) = TestDb::new(Layout::Shards).await else {
+    let Some(world) = World::new(1).await else {
         return;
     };
-    let Some(spare) = spare_database().await else {
-        return;
-    };
-    let store = db.store().await;
-    let users = users(91, 200);
-    let writers = Writers::start(&store, &users);
-
-    let mut reshard = Reshard::connect(db.urls(), test_map(), ReshardOptions::default())
-        .await
-        .unwrap();
-    let grow = Change {
-        add: vec![spare.clone()],
-        ..Change::default()
-    };
-    let plan = reshard.run(&grow, print).await.unwrap();
+    let mut reshard = world.reshard().await;
+    let plan = reshard.run(&add(&world.spares), print).await.unwrap();
     assert_eq!(plan.targets(), [ShardId(2)]);
-    let shrink = Change {
-        remove: vec![ShardId(2)],
-        ..Change::default()
-    };
-    let mut urls = db.urls().to_vec();
-    urls.push(spare);
-    let grown = store.routes().epoch();
+    let grown = world.store.routes().epoch();
     assert!(
         grown > Epoch(1),
         "the store has learned the new map by itself"
     );
-    reshard.run(&shrink, print).await.unwrap();
-    let (written, stall) = writers.stop().await;
-    println!("{written} events, longest wait {stall:?}");
-    assert!(written > 0);
-    check(&reshard, &urls, &users, written).await;
+    reshard.run(&remove(&[2]), print).await.unwrap();
+    assert!(reshard.catalog().await.unwrap().entry(ShardId(2)).is_none());
+    world.check().await;
 }
 
-fn print(step: Step, number: usize, steps: usize) {
-    let now = jiff::Timestamp::now();
-    println!("{now} {number}/{steps} {step}");
+#[tokio::test(flavor = "multi_thread")]
+async fn two_become_four_then_the_first_two_leave_and_a_slot_moves_alone() {
+    let Some(world) = World::new(2).await else {
+        return;
+    };
+    let mut reshard = world.reshard().await;
+    let plan = reshard.run(&add(&world.spares), print).await.unwrap();
+    assert_eq!(plan.targets(), [ShardId(2), ShardId(3)]);
+    // The journal's own shard leaves too.
+    let plan = reshard.run(&remove(&[0, 1]), print).await.unwrap();
+    assert_eq!(plan.leaving, [ShardId(0), ShardId(1)]);
+    assert!(reshard.journal().await.unwrap().is_none());
+    let slots: SlotSet = "17-17,100-199".parse().unwrap();
+    let owner = |plan: &Plan| plan.moves[0].from;
+    let change = |to| Change {
+        slots: Some((slots.clone(), to)),
+        ..Change::default()
+    };
+    // One DSN suffices once slots have moved; the map is the catalog's.
+    let mut reshard = Reshard::connect(&world.spares, test_map(), ReshardOptions::default())
+        .await
+        .unwrap();
+    let plan = reshard.run(&change(ShardId(3)), print).await.unwrap();
+    let catalog = reshard.catalog().await.unwrap();
+    assert!(slots.without(&catalog.owned(ShardId(3))).is_empty());
+    assert_eq!(owner(&plan), ShardId(2));
+    let again = reshard.run(&change(ShardId(3)), print).await.unwrap_err();
+    assert!(matches!(again, ReshardError::NothingToDo), "{again}");
+    world.writers.go_on().await;
+    let urls = world.urls();
+    world
+        .writers
+        .stop()
+        .await
+        .is_what_is_there(&reshard, &urls)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_is_refused_before_anything_is_written() {
+    let Some(world) = World::new(1).await else {
+        return;
+    };
+    let mut reshard = world.reshard().await;
+    let error = reshard.run(&Change::default(), print).await.unwrap_err();
+    assert!(matches!(error, ReshardError::NoneUnderWay), "{error}");
+    let error = reshard.abort().await.unwrap_err();
+    assert!(matches!(error, ReshardError::NoneUnderWay), "{error}");
+    let error = reshard.run(&remove(&[7]), print).await.unwrap_err();
+    assert!(
+        matches!(error, ReshardError::UnknownShard(ShardId(7))),
+        "{error}"
+    );
+    for (joining, part) in [
+        (world.db.urls()[1].clone(), "is a shard already"),
+        (
+            "postgres://shardlane@127.0.0.1:1/none".to_owned(),
+            "connecting",
+        ),
+    ] {
+        let error = reshard.run(&add(&[joining]), print).await.unwrap_err();
+        assert!(format!("{error:?} {error}").contains(part), "{error:?}");
+    }
+    assert!(reshard.journal().await.unwrap().is_none());
+    assert_eq!(reshard.catalog().await.unwrap().epoch(), Epoch(1));
+    world.check_with_those_that_joined().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_holds_something_cannot_join() {
+    let (Some(world), Some(others)) = (World::new(1).await, World::new(1).await) else {
+        return;
+    };
+    // A shard of other shards, whose catalog is newer than ours; and one Postgres with the same tables.
+    let mut theirs = others.reshard().await;
+    theirs.run(&add(&others.spares), print).await.unwrap();
+    let single = TestDb::new(Layout::Single).await.unwrap();
+    let foreign = spare_database().await.unwrap();
+    connect(&foreign)
+        .await
+        .batch_execute("create table orders (id int)")
+        .await
+        .unwrap();
+    let mut reshard = world.reshard().await;
+    for joining in [&others.db.urls()[0], &single.urls()[0], &foreign] {
+        let change = add(std::slice::from_ref(joining));
+        let error = reshard.run(&change, print).await.unwrap_err();
+        assert!(error.to_string().contains("empty"), "{joining}: {error}");
+        assert!(reshard.journal().await.unwrap().is_none());
+    }
+    assert_eq!(reshard.catalog().await.unwrap().epoch(), Epoch(1));
+    others.check().await;
+    world.check_with_those_that_joined().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_at_once_one_is_told_to_wait() {
+    let Some(world) = World::new(1).await else {
+        return;
+    };
+    let mut reshard = world.reshard().await;
+    let (mut second, mut third) = (world.reshard().await, world.reshard().await);
+    let change = add(&world.spares);
+    let mut refusals = Vec::new();
+    let during = |step, number, steps| {
+        print(step, number, steps);
+        if matches!(step, Step::Copy { .. }) {
+            now(async {
+                refusals.push(second.run(&Change::default(), print).await.unwrap_err());
+                refusals.push(second.abort().await.unwrap_err());
+                refusals.push(third.run(&change, print).await.unwrap_err());
+            });
+        }
+    };
+    reshard.run(&change, during).await.unwrap();
+    assert_eq!(refusals.len(), 6);
+    for (number, error) in refusals.iter().enumerate() {
+        let expected = match number % 3 {
+            2 => matches!(error, ReshardError::UnderWay { joining: 1, .. }),
+            _ => matches!(error, ReshardError::Busy),
+        } || matches!(error, ReshardError::Busy);
+        assert!(expected, "{number}: {error}");
+    }
+    world.check().await;
+}
+
+/// Runs a future where only a plain function may stand.
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(future))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_begin_at_the_same_time_begin_one_reshard() {
+    let Some(world) = World::new(2).await else {
+        return;
+    };
+    let begin = async |spare: &String| {
+        let mut reshard = world.reshard().await;
+        reshard.run(&add(std::slice::from_ref(spare)), print).await
+    };
+    let (one, two) = tokio::join!(begin(&world.spares[0]), begin(&world.spares[1]));
+    let refused = match (one, two) {
+        (Ok(_), Err(error)) | (Err(error), Ok(_)) => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(
+        matches!(refused, ReshardError::Busy | ReshardError::UnderWay { .. }),
+        "{refused}"
+    );
+    let reshard = world.reshard().await;
+    assert!(reshard.journal().await.unwrap().is_none());
+    assert_eq!(reshard.catalog().await.unwrap().shards.len(), 3);
+    world.check_with_those_that_joined().await;
+}
+
+impl World {
+    /// As [`World::check`], where some spare databases are still empty.
+    async fn check_with_those_that_joined(mut self) {
+        let catalog = self.reshard().await.catalog().await.unwrap();
+        let joined = |url: &String| {
+            let mut entries = catalog.shards.iter();
+            entries.any(|entry| url.ends_with(&entry.database))
+        };
+        self.spares.retain(joined);
+        self.check().await;
+    }
+}
+
+#[tokio::test]
+async fn a_source_without_logical_wal_is_named() {
+    let Some(()) = shardlane_local::require("postgres") else {
+        return;
+    };
+    let mut options = PostgresOptions::fast();
+    options.settings = vec![("wal_level".to_owned(), "replica".to_owned())];
+    let postgres = Postgres::start(options).await.unwrap();
+    for name in ["a", "b"] {
+        create_database(&postgres.url("postgres"), name)
+            .await
+            .unwrap();
+    }
+    let map = SlotMap::aligned(Epoch(1), TokenHash::Postgres, 4, &[ShardId(0)]).unwrap();
+    let urls = [postgres.url("a")];
+    let detail = Detail::Shard(&map, ShardId(0));
+    migrate(&urls[0], Layout::Shards, detail).await.unwrap();
+    let mut reshard = Reshard::connect(&urls, map, ReshardOptions::default())
+        .await
+        .unwrap();
+    let change = add(&[postgres.url("b")]);
+    let error = reshard.run(&change, print).await.unwrap_err();
+    let ReshardError::WalLevel { shard, found } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!((*shard, found.as_str()), (ShardId(0), "replica"));
+    assert!(error.to_string().contains("wal_level = logical"), "{error}");
+    assert!(reshard.journal().await.unwrap().is_none());
+    postgres.stop().await.unwrap();
 }

@@ -12,6 +12,7 @@ mod hot;
 mod map;
 mod once;
 mod poison;
+mod reshard;
 mod routing;
 mod shard_down;
 mod storm;

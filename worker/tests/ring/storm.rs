@@ -152,25 +152,34 @@ async fn send(
 impl World {
     /// Every event that was acknowledged has a row, once, and each user's rows are in the order of sending.
     pub(crate) async fn has_all_in_order(&self, sent: &BTreeMap<Uuid, usize>) {
-        let mut found = BTreeMap::new();
-        for index in 0..self.db.urls().len() {
-            let query = "select user_id, array_agg(event_id order by version), \
-                 array_agg(version order by version) from order_events group by 1";
-            let rows = self.db.client(index).await.query(query, &[]).await.unwrap();
-            for row in rows {
-                let user: Uuid = row.get(0);
-                let events: Vec<String> = row.get(1);
-                let versions: Vec<i64> = row.get(2);
-                let count = events.len();
-                let expected: Vec<String> = (0..count).map(|number| format!("e{number}")).collect();
-                assert_eq!(events, expected, "{user}: lost, twice or out of order");
-                let expected: Vec<i64> = (1..).take(count).collect();
-                assert_eq!(versions, expected, "{user}");
-                assert_eq!(found.insert(user, count), None, "{user} is on two servers");
-            }
-        }
-        assert_eq!(&found, sent);
+        all_in_order(self.db.urls(), sent).await;
     }
+}
+
+/// As [`World::has_all_in_order`], in these databases.
+pub(crate) async fn all_in_order(urls: &[String], sent: &BTreeMap<Uuid, usize>) {
+    let mut found = BTreeMap::new();
+    for url in urls {
+        let query = "select user_id, array_agg(event_id order by version), \
+                 array_agg(version order by version) from order_events group by 1";
+        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let rows = client.query(query, &[]).await.unwrap();
+        for row in rows {
+            let user: Uuid = row.get(0);
+            let events: Vec<String> = row.get(1);
+            let versions: Vec<i64> = row.get(2);
+            let count = events.len();
+            let expected: Vec<String> = (0..count).map(|number| format!("e{number}")).collect();
+            assert_eq!(events, expected, "{user}: lost, twice or out of order");
+            let expected: Vec<i64> = (1..).take(count).collect();
+            assert_eq!(versions, expected, "{user}");
+            assert_eq!(found.insert(user, count), None, "{user} is on two servers");
+        }
+    }
+    assert_eq!(&found, sent);
 }
 
 /// In the log, whatever a user sent before the map changed lies in its old partition, and all later in its new one.
