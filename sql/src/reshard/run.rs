@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use shardlane_router::{ShardId, SlotMap};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::journal::Journal;
@@ -14,7 +15,7 @@ use super::snapshots::{Marks, compare_snapshots};
 use super::verify::{self, Side};
 use super::{Change, Plan, ReshardError, Step};
 use crate::catalog::{Catalog, Pace, ShardEntry};
-use crate::follow::address;
+use crate::follow::{address, connect};
 use crate::identity::{ShardIdentity, admit, read, validate};
 use crate::migrate::migrate_config;
 use crate::slots::SlotSet;
@@ -64,6 +65,7 @@ pub struct Reshard {
     /// Up to where the sources of the target at hand are compared. Not in the journal: a command that was killed
     /// compares all.
     marks: HashMap<ShardId, Marks>,
+    lock: Option<Client>,
     /// Of 100: how much of their time the writers of the slots at hand may work.
     share: u8,
 }
@@ -95,6 +97,7 @@ impl Reshard {
             initial: catalog,
             options,
             marks: HashMap::new(),
+            lock: None,
             share: 100,
         };
         if let Some(journal) = reshard.journal().await? {
@@ -205,7 +208,7 @@ impl Reshard {
             self.go_on(&mut journal, &mut progress).await
         };
         let result = result.await;
-        self.unlock(&plan).await;
+        self.unlock().await;
         result.map(|()| plan)
     }
 
@@ -270,7 +273,7 @@ impl Reshard {
     /// slots: whether an error came before or after that commit, only the target knows.
     async fn take_back(&mut self, journal: &mut Journal, to: ShardId) -> Result<(), ReshardError> {
         let plan = journal.plan.clone();
-        if self.gate(&plan)?.client.is_closed() {
+        if self.has_lost_the_lock() {
             // The lock went with the connection: somebody else may be at work.
             return Err(ReshardError::Busy);
         }
@@ -302,7 +305,7 @@ impl Reshard {
             self.give_up(&journal).await
         };
         let result = result.await;
-        self.unlock(&plan).await;
+        self.unlock().await;
         result.map(|()| plan)
     }
 
@@ -641,36 +644,32 @@ impl Reshard {
         self.servers.of(first.shard)
     }
 
-    /// The shard that keeps the lock: the same one for all plans.
-    fn gate(&self, plan: &Plan) -> Result<&Server, ReshardError> {
+    /// Takes the lock of the first shard, the same one for all plans, on a connection of its own: that of a killed command
+    /// is idle and ends at once, where one that waits in a statement would keep the lock.
+    async fn lock(&mut self, plan: &Plan) -> Result<(), ReshardError> {
         let first = plan.before.shards.first();
-        let first = first.ok_or(ReshardError::NoneUnderWay)?;
-        self.servers.of(first.shard)
+        let first = first.ok_or(ReshardError::NoneUnderWay)?.shard;
+        let client = connect(&self.servers.of(first)?.config).await?;
+        let query = "select pg_try_advisory_lock($1)";
+        let row = client.query_one(query, &[&RESHARD_LOCK]).await?;
+        if !row.get::<_, bool>(0) {
+            return Err(ReshardError::Busy);
+        }
+        self.lock = Some(client);
+        Ok(())
     }
 
-    async fn unlock(&self, plan: &Plan) {
-        if let Ok(gate) = self.gate(plan) {
+    async fn unlock(&mut self) {
+        if let Some(lock) = self.lock.take() {
             // A connection that is gone has given it back.
-            gate.client
-                .batch_execute("select pg_advisory_unlock_all()")
+            lock.batch_execute("select pg_advisory_unlock_all()")
                 .await
                 .ok();
         }
     }
 
-    /// Held by the connection, so a killed command gives it back.
-    async fn lock(&self, plan: &Plan) -> Result<(), ReshardError> {
-        let query = "select pg_try_advisory_lock($1)";
-        let row = self
-            .gate(plan)?
-            .client
-            .query_one(query, &[&RESHARD_LOCK])
-            .await?;
-        if row.get::<_, bool>(0) {
-            Ok(())
-        } else {
-            Err(ReshardError::Busy)
-        }
+    fn has_lost_the_lock(&self) -> bool {
+        self.lock.as_ref().is_none_or(Client::is_closed)
     }
 }
 
