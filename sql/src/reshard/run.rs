@@ -29,8 +29,6 @@ pub(crate) const RESHARD_LOCK: i64 = 0x0072_6573_6861_7264; // "reshard"
 const CATCH_UP_LOOK: Duration = Duration::from_secs(2);
 /// A lag that no target is asked to fall below.
 const LAG_ENOUGH: Duration = Duration::from_millis(20);
-/// How often a target's slots are frozen in vain before it is given up.
-const STALLS_MAX: u32 = 6;
 /// Writers hold back to this share of their time, and no further.
 const SHARE_MIN: u8 = 5;
 
@@ -39,6 +37,8 @@ const SHARE_MIN: u8 = 5;
 pub struct ReshardOptions {
     /// How long the slots of one target may wait at most; then they are thawed.
     pub stall_max: Duration,
+    /// How often a target's slots are frozen before it is given up; each time its writers hold back more before.
+    pub tries_max: u32,
     /// How long one first copy may take.
     pub copy_max: Duration,
     /// How long a target may take to get right behind its sources.
@@ -49,6 +49,7 @@ impl Default for ReshardOptions {
     fn default() -> Self {
         ReshardOptions {
             stall_max: Duration::from_secs(2),
+            tries_max: 6,
             copy_max: Duration::from_secs(3600),
             catch_up_max: Duration::from_secs(300),
         }
@@ -248,7 +249,9 @@ impl Reshard {
                     return Err(error);
                 }
                 stalls += 1;
-                if !matches!(error, ReshardError::Stalled { .. }) || stalls == STALLS_MAX {
+                if !matches!(error, ReshardError::Stalled { .. })
+                    || stalls >= self.options.tries_max
+                {
                     return Err(error);
                 }
                 tracing::warn!("{error}; trying again with writers that hold back more");
@@ -329,10 +332,6 @@ impl Reshard {
             if identity.is_some_and(|identity| identity.shard == to) {
                 self.forget_incoming(plan, to).await?;
             }
-        }
-        // Their CHECKs were replaced without a look at the rows.
-        for (_, server) in self.servers.all() {
-            validate(&server.client).await?;
         }
         self.leave(plan, |entry| {
             plan.joining.iter().any(|new| new.shard == entry.shard)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shardlane_domain::{Event, Source};
-use shardlane_router::{RouteKey, ShardId, TokenHash};
+use shardlane_router::{RouteKey, ShardId};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use super::TestDb;
 use crate::follow::connect;
 use crate::reshard::Reshard;
 use crate::store::parse;
-use crate::{Digest, ErrorClass, Layout, Record, SLOT_TABLES, SlotSet, Store, digest};
+use crate::{Digest, ErrorClass, Layout, Record, SLOT_TABLES, Store, digest};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -232,16 +232,6 @@ pub async fn nothing_is_left(urls: &[String]) {
         let left: String = row.expect("it can be read").get(0);
         assert_eq!(left, "", "in {url}");
     }
-}
-
-/// The slots of the first `users` users that one of some slots holds.
-#[must_use]
-pub fn users_in(slots: &SlotSet, users: usize) -> Vec<Uuid> {
-    let slot_of = |user: &Uuid| TokenHash::Postgres.token(&RouteKey::Uuid(*user)).slot();
-    (0..users)
-        .map(user)
-        .filter(|user| slots.contains(slot_of(user)))
-        .collect()
 }
 
 async fn client(url: &str) -> Client {
