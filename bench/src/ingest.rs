@@ -17,7 +17,7 @@ use crate::lab::{Lab, checkpoint, connect, cpu_seconds, wal_bytes};
 use crate::machine::{commit, describe, own_cpu_seconds};
 use crate::raw::{self, Lanes, histogram};
 use crate::replay::consume;
-use crate::results::{LayoutResult, Ratio, Replay, Results, Run, Settings};
+use crate::results::{LayoutResult, Ratio, Replay, Results, Run, Settings, Skew};
 use crate::stream::{StreamSettings, Webhook, generate};
 
 /// The quantiles of batch latency that results hold.
@@ -103,6 +103,7 @@ pub(crate) struct Outcome {
     batches: u64,
     counts: BTreeMap<String, u64>,
     latency_us: Histogram<u64>,
+    skew: Option<Skew>,
 }
 
 impl Outcome {
@@ -113,12 +114,23 @@ impl Outcome {
             batches: 0,
             counts: BTreeMap::new(),
             latency_us: histogram(),
+            skew: None,
         }
     }
 
     pub(crate) fn of_worker(stats: &Stats, took: Duration) -> Self {
-        let counts = stats.counts();
+        let (counts, hot) = (stats.counts(), stats.hot());
+        let busiest = hot.users.first().map_or(0, |(_, events)| *events);
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "counts of an experiment are far below 2^52"
+        )]
+        let busiest_user = busiest as f64 / hot.total.max(1) as f64;
         Outcome {
+            skew: Some(Skew {
+                busiest_slot: hot.skew,
+                busiest_user,
+            }),
             seconds: took.as_secs_f64(),
             rows: counts.rows,
             batches: counts.batches,
@@ -199,6 +211,7 @@ struct CaseRuns {
     runs: Vec<Run>,
     balance: BTreeMap<String, u64>,
     replay: Option<Replay>,
+    skew: Option<Skew>,
 }
 
 /// Runs the experiment.
@@ -271,6 +284,7 @@ pub async fn run(options: &IngestOptions) -> anyhow::Result<Results> {
             runs: Vec::new(),
             balance: BTreeMap::new(),
             replay: None,
+            skew: None,
         })
         .collect();
     for run in 1..=settings.runs {
@@ -290,6 +304,7 @@ pub async fn run(options: &IngestOptions) -> anyhow::Result<Results> {
         .find_map(|case| case.runs.first())
         .map(|run| run.state_digest.clone());
     let ratios = ratios(&all);
+    let skew = all.iter().find_map(|case| case.skew);
     Ok(Results {
         experiment: "ingest".to_owned(),
         started_at: started_at.to_string(),
@@ -304,6 +319,7 @@ pub async fn run(options: &IngestOptions) -> anyhow::Result<Results> {
             .into_iter()
             .map(|case| case.summary(settings.events, reference.as_deref()))
             .collect(),
+        skew,
         ratios,
         skipped: experiment.lab.skipped,
     })
@@ -388,6 +404,7 @@ impl Experiment<'_> {
         let cpu = self.cpu(servers).since(&cpu);
         let wal = wal_bytes(servers).await?.saturating_sub(wal);
         let state = digest(database.urls()).await?;
+        of.skew = outcome.skew;
         of.runs
             .push(to_run(run, settings.events, &outcome, &cpu, wal, &state));
 

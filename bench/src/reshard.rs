@@ -129,6 +129,7 @@ async fn run_layout(
             StoreOptions {
                 connections_max: settings.connections,
                 connect_timeout: Duration::from_secs(10),
+                poll_interval: Duration::from_secs(1),
                 ..StoreOptions::default()
             },
         )

@@ -27,6 +27,9 @@ pub struct Results {
     pub results: Vec<LayoutResult>,
     /// The same topic read again into the database that has it all.
     pub replays: Vec<Replay>,
+    /// How unevenly the stream hits slots and users, as a worker counted it.
+    #[serde(default)]
+    pub skew: Option<Skew>,
     /// The goals, and what came out.
     pub ratios: Vec<Ratio>,
     /// Layouts that could not run.
@@ -156,6 +159,15 @@ pub struct Replay {
     pub times_fresh: f64,
     /// Whether any row changed: must be false.
     pub rows_changed: bool,
+}
+
+/// How unevenly a stream hits slots and users.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Skew {
+    /// The busiest slot's events over the mean of all 4096 slots.
+    pub busiest_slot: f64,
+    /// The busiest user's share of all events, 0 to 1.
+    pub busiest_user: f64,
 }
 
 /// A goal.

@@ -383,6 +383,14 @@ fn balance(results: &Results, palette: &Palette, id: &str) -> String {
             esc(&list(&alone))
         ));
     }
+    if let Some(skew) = &results.skew {
+        out.push_str(&format!(
+            "<p class=\"small\">The busiest of 4096 slots had {} times the mean, the busiest user {} % of the events, \
+             as a worker counted them.</p>\n",
+            num(skew.busiest_slot, 1),
+            num(skew.busiest_user * 100.0, 2)
+        ));
+    }
     if out.is_empty() {
         NOTHING.to_owned()
     } else {

@@ -118,6 +118,7 @@ fn sample() -> Results {
             times_fresh: 3.5,
             rows_changed: false,
         }],
+        skew: None,
         ratios: vec![
             Ratio {
                 name: "citus owner / citus coordinator".to_owned(),
@@ -143,6 +144,7 @@ fn empty() -> Results {
     Results {
         results: Vec::new(),
         replays: Vec::new(),
+        skew: None,
         ratios: Vec::new(),
         ..sample()
     }
