@@ -76,7 +76,9 @@ impl World {
                 status,
                 stdout,
                 stderr,
-            } = self.reshard(arguments).output().unwrap();
+                // Or the writers' tasks that this thread has taken on would wait with it, in their transactions, and the
+                // command for them.
+            } = tokio::task::block_in_place(|| self.reshard(arguments).output()).unwrap();
             let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
             let (stdout, stderr) = (text(stdout), text(stderr));
             if !stderr.contains("is at work on these shards") {
