@@ -43,6 +43,8 @@ async fn postgres() -> &'static Postgres {
         let preload = vec!["pg_stat_statements".to_owned()];
         let settings = [
             ("pg_stat_statements.track", "top"),
+            // All tests' statements at once: an entry that is evicted takes its count along.
+            ("pg_stat_statements.max", "50000"),
             // Tests that reshard run side by side on this server, which is source and target of them all.
             ("max_replication_slots", "64"),
             ("max_wal_senders", "64"),
