@@ -49,7 +49,8 @@ pub(crate) fn of(layout: Layout, quick: bool) -> &'static [Change] {
         (Layout::Citus, true) => &[Move, Split],
         (Layout::Citus, false) => &[Move, Rebalance, Split, IsolateTenant],
         (_, true) => &[Shards(2, 3), Shards(3, 2)],
-        (_, false) => &[Shards(2, 3), Shards(3, 2), Shards(2, 4), Shards(4, 2)],
+        // Not all four in one run: each copies what the load has written until then.
+        (_, false) => &[Shards(2, 4), Shards(4, 2)],
     }
 }
 
