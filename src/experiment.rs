@@ -52,9 +52,9 @@ struct ReshardArgs {
     /// Connections over all servers of a layout
     #[arg(long, value_name = "C", default_value_t = 4)]
     connections: u32,
-    /// Events that wait in Kafka at any time
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    backlog: u64,
+    /// Events that wait in Kafka at any time; 10000, or 1000 with --quick
+    #[arg(long, value_name = "N")]
+    backlog: Option<u64>,
     /// Folder for reshard.json and reshard.html
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
@@ -76,8 +76,11 @@ impl ReshardArgs {
                 citus_shards: self.citus_shards,
                 batch_rows_max: self.batch_rows_max.max(1),
                 connections: self.connections.max(1),
-                backlog: self.backlog.max(1),
-                pause_ms: if self.quick { 2_000 } else { 5_000 },
+                backlog: self
+                    .backlog
+                    .unwrap_or(if self.quick { 1_000 } else { 10_000 })
+                    .max(1),
+                pause_ms: if self.quick { 1_500 } else { 5_000 },
                 quick: self.quick,
             },
             command: command_line(),
