@@ -7,11 +7,7 @@ use crate::results::Results;
 
 /// The headline table, the goals and what was skipped.
 pub fn render(results: &Results) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
+    let mut table = table(&[
         "layout",
         "path",
         "events/s",
@@ -52,9 +48,7 @@ pub fn render(results: &Results) -> String {
             .to_owned(),
         ]);
     }
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    align(&mut table, 2);
     let mut text = table.to_string();
     text.push('\n');
     for ratio in &results.ratios {
@@ -75,4 +69,21 @@ pub fn render(results: &Results) -> String {
 
 fn whole(value: f64) -> String {
     format!("{value:.0}")
+}
+
+/// An empty table with its header, as all experiments print theirs.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.iter().copied());
+    table
+}
+
+/// Numbers stand from column `first` on, counted from 0.
+pub(crate) fn align(table: &mut Table, first: usize) {
+    for column in table.column_iter_mut().skip(first) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
 }

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde::{Deserialize, Serialize};
 
 use crate::results::{Machine, Skipped};
+use crate::table::{align, table};
 
 /// The experiment with everything that is needed to judge and to repeat it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -120,11 +119,7 @@ pub struct Sample {
 /// The results as a table for a terminal.
 #[must_use]
 pub fn render(results: &Results) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
+    let mut table = table(&[
         "layout",
         "change",
         "took s",
@@ -168,9 +163,7 @@ pub fn render(results: &Results) -> String {
             .to_owned(),
         ]);
     }
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    align(&mut table, 2);
     let mut text = table.to_string();
     text.push('\n');
     for skipped in &results.skipped {

@@ -1,9 +1,7 @@
 //! The results as tables for a terminal.
 
-use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
-
 use super::results::{RoutingResults, Spread};
+use crate::table::{align, table};
 
 /// The measured cells, then the ratios.
 pub fn render(results: &RoutingResults) -> String {
@@ -76,21 +74,6 @@ pub fn render(results: &RoutingResults) -> String {
         million(&lookups.peek_per_s),
         million(&lookups.current_per_s)
     )
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.iter().copied());
-    table
-}
-
-fn align(table: &mut Table, first: usize) {
-    for column in table.column_iter_mut().skip(first) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
 }
 
 fn whole(value: f64) -> String {
