@@ -357,9 +357,12 @@ async fn slots_move_beneath_relays_and_nothing_is_lost_or_disordered() {
     let Some(spare) = spare_database().await else {
         return;
     };
+    for index in 0..2 {
+        let ahead = "alter sequence outbox_seq restart 1000000";
+        db.client(index).await.batch_execute(ahead).await.unwrap();
+    }
     let store = db.store().await;
     let writers = Writers::start(&store, 40);
-    let relay = Relay::start(Arc::clone(&store), 0.02);
     writers.go_on().await;
     let mut reshard = Reshard::connect(db.urls(), test_map(), ReshardOptions::default())
         .await
@@ -370,6 +373,9 @@ async fn slots_move_beneath_relays_and_nothing_is_lost_or_disordered() {
         .unwrap();
     writers.go_on().await;
     assert_eq!(store.outboxes().len(), 3);
+    // All rows since the first are there still: those that came with their slots have far higher numbers of a sequence
+    // than those that were written after.
+    let relay = Relay::start(Arc::clone(&store), 0.02);
     // Shard 0 leaves: its slots go to shards whose sequences are elsewhere.
     let leave = Change {
         remove: vec![shardlane_router::ShardId(0)],
@@ -389,4 +395,46 @@ async fn slots_move_beneath_relays_and_nothing_is_lost_or_disordered() {
         published.len() as u64 > written.events.values().sum(),
         "no relay died in time"
     );
+}
+
+/// A reshard compares the rows of slots that it has frozen: a relay that has read and published them must not delete
+/// them any more, also when its statement waited for the freeze.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_frozen_keeps_its_rows() {
+    let Some(db) = TestDb::new(Layout::Shards).await else {
+        return;
+    };
+    let store = db.store().await;
+    let outbox = store.outboxes().remove(0);
+    let users = users(73, 20).into_iter();
+    let here = |user: &Uuid| store.target_of(*user).unwrap().shard() == outbox.shard();
+    let events = users
+        .filter(here)
+        .map(|user| order(user, "o", "e", "created", 1));
+    let events: Vec<Event> = events.collect();
+    apply(&store, &direct(events.clone())).await.unwrap();
+    let mut session = leading(&outbox).await;
+    let rows = session.take(&[], 100).await.unwrap();
+    assert_eq!(rows.len(), events.len());
+    assert!(rows.len() > 3);
+
+    let (mut freezing, watching) = (db.client(0).await, db.client(0).await);
+    let freeze = freezing.transaction().await.unwrap();
+    freeze
+        .batch_execute("lock table outbox; update shard_identity set epoch = epoch + 1, slots = ''")
+        .await
+        .unwrap();
+    let taking = tokio::spawn(async move { session.take(&rows, 100).await.unwrap() });
+    let blocked = "select 1 from pg_stat_activity where datname = current_database() \
+                   and wait_event_type = 'Lock' and query like '%delete from outbox%'";
+    let deadline = Instant::now() + WAIT_MAX;
+    while watching.query(blocked, &[]).await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "nobody deletes");
+        tokio::time::sleep(PAUSE).await;
+    }
+    freeze.commit().await.unwrap();
+    assert!(taking.await.unwrap().is_empty(), "it owns none of them");
+    let count = "select count(*) from outbox";
+    let left: i64 = watching.query_one(count, &[]).await.unwrap().get(0);
+    assert_eq!(left.unsigned_abs(), events.len() as u64);
 }
