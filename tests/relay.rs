@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(10);
-const KILLS: usize = 12;
+const KILLS: usize = 8;
 const USERS: usize = 40;
 
 struct World {

@@ -23,9 +23,9 @@ pub use self::stats::{RelayCounts, RelayStats};
 use crate::map_watch::{MapSource, Snapshot};
 use crate::topics::{TopicError, TopicSet, admin, verify_topics};
 
-/// How often a waiting relay asks for the lock, looks for new outboxes, and looks how much waits.
+/// How often a waiting relay asks for the lock, and new outboxes are looked for.
 const LOOK: Duration = Duration::from_secs(1);
-/// Counting a long queue costs more than publishing from it.
+/// How often is counted what waits, where a batch is not all of it: a long queue takes a while.
 const LAG_LOOK: Duration = Duration::from_secs(5);
 /// How often a session says that it is there while the broker takes its time.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -225,15 +225,18 @@ impl One {
     async fn lead(&self) -> Result<(), Setback> {
         let shard = self.outbox.shard();
         let mut session = self.outbox.connect().await?;
+        let mut lag_seen: Option<Instant> = None;
         while !session.try_lead().await? {
-            self.stats.waits(shard, session.lag().await?);
+            if lag_seen.is_none_or(|at| at.elapsed() > LAG_LOOK) {
+                self.stats.waits(shard, session.lag().await?);
+                lag_seen = Some(Instant::now());
+            }
             if self.pause(LOOK).await {
                 return Ok(());
             }
         }
         let feed = Feed::connect(&self.settings.bootstrap, &self.settings.topics)?;
         tracing::info!(%shard, "relays");
-        let mut lag_seen = None;
         let mut published = Vec::new();
         let mut poll = self.settings.poll_min;
         loop {
@@ -243,7 +246,7 @@ impl One {
             let full = rows.len() >= self.settings.batch_rows_max as usize;
             if !full {
                 self.stats.leads(shard, &rows);
-            } else if lag_seen.is_none_or(|at: Instant| at.elapsed() > LAG_LOOK) {
+            } else if lag_seen.is_none_or(|at| at.elapsed() > LAG_LOOK) {
                 self.stats.lags(shard, session.lag().await?);
                 lag_seen = Some(Instant::now());
             }
