@@ -8,6 +8,7 @@ mod hot;
 mod ingest;
 mod map;
 mod migrate;
+mod relay;
 mod reshard;
 mod route;
 mod topics;
@@ -34,6 +35,7 @@ enum Command {
     Topics(topics::TopicsArgs),
     Ingest(ingest::IngestArgs),
     Worker(worker::WorkerArgs),
+    Relay(relay::RelayArgs),
     Route(route::RouteArgs),
     Map(map::MapCommand),
     Reshard(reshard::ReshardArgs),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
             Command::Topics(arguments) => arguments.run().await,
             Command::Ingest(arguments) => arguments.run().await,
             Command::Worker(arguments) => arguments.run().await,
+            Command::Relay(arguments) => arguments.run().await,
             Command::Route(arguments) => arguments.run().await,
             Command::Map(arguments) => arguments.run().await,
             Command::Reshard(arguments) => arguments.run().await,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use shardlane_worker::{StatsServer, TopicSet, Worker, WorkerSettings};
+use shardlane_worker::{Relay, RelaySettings, StatsServer, TopicSet, Worker, WorkerSettings};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::backend::{BackendArgs, MapArgs};
@@ -30,6 +30,9 @@ pub(crate) struct WorkerArgs {
     /// Records a batch
     #[arg(long, default_value_t = 2_000)]
     batch_rows_max: usize,
+    /// Do not publish what waits in the outboxes: `shardlane relay` does
+    #[arg(long)]
+    no_relay: bool,
     /// Answer GET /livez, /stats and /hot here; /hot names users, so let only operators reach it
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<SocketAddr>,
@@ -56,9 +59,22 @@ impl WorkerArgs {
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
         );
+        let relaying = RelaySettings::new(
+            settings.bootstrap.clone(),
+            settings.topics.clone(),
+            settings.map.clone(),
+        );
         let mut worker = Worker::start(settings, Arc::clone(&store)).await?;
         let stats = worker.stats();
-        if let Some(server) = server {
+        let relay = if self.no_relay {
+            None
+        } else {
+            Some(Relay::start(relaying, Arc::clone(&store)).await?)
+        };
+        if let Some(mut server) = server {
+            if let Some(relay) = &relay {
+                server = server.with_relay(relay.stats());
+            }
             eprintln!("worker: answers on http://{}", server.address());
             // Ends with the command.
             tokio::spawn(server.run(Arc::clone(&stats), store, map));
@@ -70,6 +86,14 @@ impl WorkerArgs {
             _ = terminate.recv() => {}
         }
         let result = worker.stop().await;
+        if let Some(relay) = relay {
+            let counts = relay.stats().counts();
+            relay.stop().await;
+            eprintln!(
+                "worker: relayed {} events; {} wait",
+                counts.published, counts.lag_rows
+            );
+        }
         let counts = stats.counts();
         eprintln!(
             "worker: {} records done, {} applied, {} duplicates, {} stale, {} dead letters",

@@ -58,11 +58,32 @@ impl TopicSet {
         format!("{}{MAP_TOPIC}", self.prefix)
     }
 
-    /// The webhook topics and their dead-letter topics.
+    /// The topic of states after each event, for read models.
+    pub fn read(&self) -> String {
+        format!("{}payments.read", self.prefix)
+    }
+
+    /// The topic of events for which a person gets an email.
+    pub fn email(&self) -> String {
+        format!("{}payments.email", self.prefix)
+    }
+
+    /// The topic of all applied events.
+    pub fn events(&self) -> String {
+        format!("{}domain.events", self.prefix)
+    }
+
+    /// The topics that the relay publishes to.
+    pub fn feed(&self) -> Vec<String> {
+        vec![self.read(), self.email(), self.events()]
+    }
+
+    /// The topics that have the map's partitions: the webhooks', their dead letters' and the feed's.
     fn partitioned(&self) -> Vec<String> {
         Source::ALL
             .iter()
             .flat_map(|source| [self.of(*source), self.dlq_of(*source)])
+            .chain(self.feed())
             .collect()
     }
 }
@@ -116,7 +137,7 @@ pub enum TopicError {
     },
 }
 
-/// Makes the topics and their dead-letter topics, where they do not exist. `config` holds topic settings, such as
+/// Makes the webhook topics, their dead-letter topics and the feed's, where they do not exist. `config` holds topic settings, such as
 /// `("retention.ms", "-1")`.
 ///
 /// # Errors
@@ -158,7 +179,7 @@ pub async fn create_topics(
     refusals(results, RDKafkaErrorCode::TopicAlreadyExists)
 }
 
-/// Deletes the topics, their dead-letter topics and the map's topic.
+/// Deletes the webhook topics, their dead-letter topics, the feed's and the map's.
 ///
 /// # Errors
 /// [`TopicError`]; a topic that does not exist is none.
@@ -292,7 +313,7 @@ fn partition_count<C: ClientContext>(
     }
 }
 
-/// Gives the webhook topics and their dead-letter topics `partitions` partitions, and waits until the broker shows
+/// Gives the webhook topics, their dead-letter topics and the feed's `partitions` partitions, and waits until the broker shows
 /// them. A topic that has so many or more is left alone.
 pub(crate) async fn add_partitions(
     bootstrap: &str,

@@ -54,6 +54,7 @@ mod lock;
 mod migrations;
 mod model;
 mod once;
+mod outbox;
 mod outcomes;
 mod poison;
 mod reshard;

@@ -6,6 +6,7 @@
 mod audit;
 mod bad_input;
 mod events;
+mod feed;
 mod growth;
 mod growth_limits;
 mod hot;
