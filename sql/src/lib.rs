@@ -11,6 +11,7 @@
 
 pub mod audit;
 mod catalog;
+mod dead_letters;
 mod digest;
 mod error;
 mod fold;
@@ -31,6 +32,7 @@ mod store;
 pub mod testing;
 
 pub use catalog::{Catalog, Pace, ShardEntry, catalog_history, read_catalog};
+pub use dead_letters::NewLetter;
 pub use digest::{Digest, DigestError, digest};
 pub use error::{ErrorClass, SqlError};
 pub use fold::{RejectReason, Rejected};

@@ -17,7 +17,7 @@ use shardlane_sql::{ErrorClass, Origin, Record, Report, Routes, SqlError, Store,
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::dead_letter::{DeadLetters, Reason};
+use crate::dead_letter::{DeadLetters, MALFORMED, Reason};
 use crate::error::WorkerError;
 use crate::poller::Context;
 use crate::record::RawRecord;
@@ -208,7 +208,7 @@ impl Lane {
                 Err(error) => {
                     let sentence = error.to_string();
                     let reason = Reason {
-                        class: "malformed",
+                        class: MALFORMED,
                         sentence,
                         attempts: 1,
                     };

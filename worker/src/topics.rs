@@ -19,6 +19,9 @@ pub(crate) const DLQ_MESSAGE_BYTES_MAX: u32 = 2 * 1024 * 1024;
 /// What the map's topic is called, behind the prefix.
 const MAP_TOPIC: &str = "shardlane.map";
 
+/// What the topic of the replays' marks is called, behind the prefix.
+const REPLAYS_TOPIC: &str = "shardlane.dlq.replays";
+
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The webhook topics under one prefix: `""` in production, a name of its own for each test or lab run.
@@ -56,6 +59,11 @@ impl TopicSet {
     /// The topic that holds the map.
     pub fn map(&self) -> String {
         format!("{}{MAP_TOPIC}", self.prefix)
+    }
+
+    /// The topic that remembers which dead letters were replayed.
+    pub fn replays(&self) -> String {
+        format!("{}{REPLAYS_TOPIC}", self.prefix)
     }
 
     /// The webhook topics and their dead-letter topics.
@@ -158,7 +166,7 @@ pub async fn create_topics(
     refusals(results, RDKafkaErrorCode::TopicAlreadyExists)
 }
 
-/// Deletes the topics, their dead-letter topics and the map's topic.
+/// Deletes the topics, their dead-letter topics, and those of the map and of the replays.
 ///
 /// # Errors
 /// [`TopicError`]; a topic that does not exist is none.
@@ -168,7 +176,7 @@ pub async fn delete_topics(bootstrap: &str, topics: &TopicSet) -> Result<(), Top
         source,
     };
     let mut names = topics.partitioned();
-    names.push(topics.map());
+    names.extend([topics.map(), topics.replays()]);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let results = admin(bootstrap)?
         .delete_topics(&names, &options())
@@ -270,7 +278,7 @@ pub fn verify_topics<C: ClientContext>(
 }
 
 /// How many partitions an existing topic has.
-fn partition_count<C: ClientContext>(
+pub(crate) fn partition_count<C: ClientContext>(
     client: &Client<C>,
     bootstrap: &str,
     topic: &str,

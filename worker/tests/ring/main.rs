@@ -5,6 +5,7 @@
 
 mod audit;
 mod bad_input;
+mod dlq;
 mod events;
 mod growth;
 mod growth_limits;
