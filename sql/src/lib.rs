@@ -20,6 +20,7 @@ mod identity;
 mod layout;
 mod migrate;
 pub mod reshard;
+mod retention;
 mod routes;
 mod rows;
 #[cfg(feature = "servers")]
@@ -39,6 +40,7 @@ pub use fold::{RejectReason, Rejected};
 pub use identity::{IdentityError, ShardIdentity};
 pub use layout::{CitusPath, Layout, UnknownLayout};
 pub use migrate::{Detail, MigrateError, migrate};
+pub use retention::{RetentionJob, RetentionSettings};
 pub use routes::{Routes, Target};
 pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};

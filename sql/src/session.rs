@@ -105,6 +105,7 @@ pub(crate) type PooledSession = bb8::PooledConnection<'static, SessionManager>;
 /// with a transient error, which is retried on another.
 pub(crate) struct Pool {
     sessions: bb8::Pool<SessionManager>,
+    config: Config,
     expected: Arc<ArcSwapOption<ShardIdentity>>,
     last_error: LastError,
     connect_timeout: Duration,
@@ -149,13 +150,19 @@ impl Pool {
             .test_on_check_out(false)
             .retry_connection(false)
             .error_sink(Box::new(last_error.clone()))
-            .build_unchecked(SessionManager::new(config, Arc::clone(&expected)));
+            .build_unchecked(SessionManager::new(config.clone(), Arc::clone(&expected)));
         Pool {
             sessions,
+            config,
             expected,
             last_error,
             connect_timeout,
         }
+    }
+
+    /// Where its sessions lead, for one that is apart from them.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// From now on the database must be this shard.

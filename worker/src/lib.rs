@@ -27,6 +27,7 @@ mod map_watch;
 mod poller;
 mod publisher;
 mod record;
+mod retention;
 mod settings;
 mod stats;
 mod stats_server;

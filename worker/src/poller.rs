@@ -15,7 +15,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::{ClientConfig, Message};
 use shardlane_domain::Source;
-use shardlane_sql::Store;
+use shardlane_sql::{RetentionJob, Store};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -24,6 +24,7 @@ use crate::dead_letter::DeadLetters;
 use crate::error::WorkerError;
 use crate::lane::{CHUNK_ROWS_MAX, Lane, Shared};
 use crate::record::RawRecord;
+use crate::retention;
 use crate::settings::WorkerSettings;
 use crate::stats::Stats;
 use crate::topics::verify_topics;
@@ -147,6 +148,7 @@ pub struct Worker {
     stop: Arc<AtomicBool>,
     failed: watch::Receiver<bool>,
     thread: Option<std::thread::JoinHandle<Result<(), WorkerError>>>,
+    _retention: Option<RetentionJob>,
 }
 
 impl Worker {
@@ -157,6 +159,7 @@ impl Worker {
     pub async fn start(settings: WorkerSettings, store: Arc<Store>) -> Result<Worker, WorkerError> {
         let runtime = Handle::current();
         let stats = Arc::new(Stats::new());
+        let retention = retention::start(&settings, &store, &stats).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let (failing, failed) = watch::channel(false);
         let shared = Arc::new(Shared {
@@ -192,6 +195,7 @@ impl Worker {
             stop,
             failed,
             thread: Some(thread),
+            _retention: retention,
         })
     }
 

@@ -64,6 +64,10 @@ counters!(
     missing,
     /// Times that a partition was paused because its lane was full.
     pauses,
+    /// Inbox rows that were older than the retention and were removed by this worker.
+    inbox_removed,
+    /// Statements that did it.
+    inbox_visits,
 );
 
 /// Counters and the batch latency of a worker.

@@ -16,6 +16,11 @@ pub const DLQ_SUFFIX: &str = ".DLQ";
 /// the headers that say why, and one that its topic refuses would hold up its partition for ever.
 pub(crate) const DLQ_MESSAGE_BYTES_MAX: u32 = 2 * 1024 * 1024;
 
+/// How long the webhook topics keep records: 3 days.
+const WEBHOOKS_RETENTION_MS: &str = "259200000";
+/// Kafka deletes whole segments, so a record may stay for the length of a segment longer: 1 day.
+const WEBHOOKS_SEGMENT_MS: &str = "86400000";
+
 /// What the map's topic is called, behind the prefix.
 const MAP_TOPIC: &str = "shardlane.map";
 
@@ -114,6 +119,23 @@ pub enum TopicError {
         /// How many it was to have.
         wanted: u32,
     },
+    /// The inbox forgets an event that the topic may still show again.
+    #[error(
+        "topic {topic} may show a record again for {keeps} (its retention.ms and segment.ms), and dead letters are \
+         replayed for {replay_window:?}, but the inbox forgets after {inbox:?}: an event could be applied twice. Keep the \
+         inbox for longer with --inbox-retention, shorten retention.ms and segment.ms of the topic, or keep it for ever \
+         with --inbox-retention off"
+    )]
+    OutlivesInbox {
+        /// The topic.
+        topic: String,
+        /// How long, in words.
+        keeps: String,
+        /// How old letters are replayed.
+        replay_window: Duration,
+        /// How long the inbox remembers.
+        inbox: Duration,
+    },
     /// The broker could not make or delete a topic.
     #[error("topic {topic} could not be changed: {code}")]
     Refused {
@@ -143,6 +165,7 @@ pub async fn create_topics(
     let names = topics.partitioned();
     let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
     let dlq_message_bytes_max = DLQ_MESSAGE_BYTES_MAX.to_string();
+    let is_unsaid = |setting| config.iter().all(|(key, _)| *key != setting);
     let wanted: Vec<NewTopic<'_>> = names
         .iter()
         .map(|name| {
@@ -150,9 +173,13 @@ pub async fn create_topics(
             if name.ends_with(DLQ_SUFFIX) {
                 topic = topic.set("max.message.bytes", &dlq_message_bytes_max);
                 // A dead letter has its record's time, which may be older than what Kafka keeps by default.
-                if config.iter().all(|(key, _)| *key != "retention.ms") {
+                if is_unsaid("retention.ms") {
                     topic = topic.set("retention.ms", "-1");
                 }
+            } else if is_unsaid("retention.ms") && is_unsaid("segment.ms") {
+                // With the replay window less than the inbox's 7 days; Kafka's own defaults would be 14.
+                topic = topic.set("retention.ms", WEBHOOKS_RETENTION_MS);
+                topic = topic.set("segment.ms", WEBHOOKS_SEGMENT_MS);
             }
             config
                 .iter()

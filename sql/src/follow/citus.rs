@@ -54,6 +54,10 @@ impl Citus {
         Ok(self.after(current, map).await)
     }
 
+    pub(super) fn coordinator(&self) -> &Config {
+        &self.config
+    }
+
     pub(super) fn suspect(&self) {
         self.watch.suspect();
     }
