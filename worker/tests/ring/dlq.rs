@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use shardlane_domain::{
     DeadLetter, LetterFilter, LetterState, ReplayEnd, ReplayOptions, Replayed, Source,
 };
 use shardlane_sql::Layout;
-use shardlane_worker::{DeadLetterLog, DlqError, accepted_now};
+use shardlane_worker::{DeadLetterLog, DlqError, TopicError, accepted_now};
 
 use crate::events::{order, order_json, users_of};
-use crate::world::{PATIENCE, Ring, World, until_counts, until_done};
+use crate::poison::admin;
+use crate::world::{PATIENCE, Ring, World, until, until_counts, until_done};
 
 const LETTERS_MAX: usize = 100;
 
@@ -299,4 +301,88 @@ async fn ids_that_name_nothing_are_refused() {
         let error = log_of(&ring).letter(&id).await.unwrap_err();
         assert!(matches!(&error, DlqError::Missing(_)), "{id}: {error}");
     }
+}
+
+/// Nothing is skipped: the partition waits for the topic, others go on, and then there is exactly one letter. The new
+/// topic gives the old one's offsets out again, and what is remembered of the old one's letters is not the new one's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_is_gone_is_waited_for_and_made_anew_has_its_own_letters() {
+    let Some(world) = World::new(Layout::Single).await else {
+        return;
+    };
+    let ring = &world.ring;
+    let dlq = ring.topics.dlq_of(Source::Orders);
+    let users = users_of(&ring.map, 1, 2);
+    let unharmed = users_of(&ring.map, 2, 1)[0];
+    let illegal = |user| {
+        [
+            order(user, "o1", "ord", "created", 1),
+            order(user, "o2", "ord", "success", 2),
+            order(user, "o3", "ord", "failed", 3),
+        ]
+    };
+    ring.publish(&illegal(users[0])).await;
+    let settings = ring.settings("");
+    let worker = world.start(settings.clone()).await;
+    until_done(&worker, 3).await;
+    let first = list(ring, "class=illegal").await;
+    assert_eq!(first.len(), 1, "{first:?}");
+    replay(ring, first.clone(), ReplayOptions::default()).await;
+    until_done(&worker, 4).await;
+    assert_eq!(list(ring, "state=replayed").await.len(), 1);
+    // Illegal again: a letter of its own, which names the first.
+    let second = list(ring, "state=dead").await;
+    let from = second[0]
+        .headers
+        .iter()
+        .find(|(name, _)| name == "shardlane-replayed-from");
+    assert_eq!(from.unwrap().1.as_deref(), Some(first[0].id.as_bytes()));
+
+    let admin = admin(ring);
+    let deleted = admin
+        .delete_topics(&[&dlq], &AdminOptions::new())
+        .await
+        .unwrap();
+    deleted[0].as_ref().unwrap();
+    until("the topic is gone", async || {
+        match log_of(ring).list(&filter(""), 1).await {
+            Err(DlqError::Topic(TopicError::Missing(_))) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let retries = worker.stats().counts().retries;
+    ring.publish(&illegal(users[1])).await;
+    ring.publish(&[order(unharmed, "o1", "ord", "created", 1)])
+        .await;
+    let counts = until_counts(
+        &worker.stats(),
+        "the others, and a try that failed",
+        |counts| counts.done >= 5 && counts.retries > retries,
+    )
+    .await;
+    assert_eq!(counts.done, 5, "the partition waits: {counts:?}");
+    assert_eq!(ring.offsets(&settings)[&(Source::Orders, 1)], (4, 7));
+
+    let again = NewTopic::new(&dlq, 4, TopicReplication::Fixed(1));
+    until("the topic is made again", async || {
+        let made = admin
+            .create_topics([&again], &AdminOptions::new())
+            .await
+            .unwrap();
+        made[0]
+            .as_ref()
+            .map(drop)
+            .map_err(|(_, code)| code.to_string())
+    })
+    .await;
+    let counts = until_done(&worker, 8).await;
+    worker.stop().await.unwrap();
+    assert_eq!(counts.illegal, 3, "{counts:?}");
+    ring.everything_is_committed(&settings);
+    let letters = list(ring, "").await;
+    assert_eq!(letters.len(), 1, "exactly one: {letters:?}");
+    assert_eq!(letters[0].user_id, Some(users[1]));
+    assert_eq!(letters[0].id, first[0].id, "the offsets begin anew");
+    assert_eq!(letters[0].state, LetterState::Dead);
 }

@@ -14,6 +14,7 @@ mod map;
 mod once;
 mod poison;
 mod reshard;
+mod retention;
 mod routing;
 mod shard_down;
 mod storm;

@@ -352,7 +352,7 @@ async fn events_that_may_not_be_applied_are_dead_letters_of_their_class() {
     );
 }
 
-fn admin(ring: &Ring) -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin(ring: &Ring) -> AdminClient<DefaultClientContext> {
     ClientConfig::new()
         .set("bootstrap.servers", &ring.bootstrap)
         .create()
