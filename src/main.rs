@@ -3,6 +3,7 @@
 mod audit;
 mod backend;
 mod check;
+mod dlq;
 mod experiment;
 mod hot;
 mod ingest;
@@ -41,6 +42,7 @@ enum Command {
     Reshard(reshard::ReshardArgs),
     Check(check::CheckArgs),
     Audit(audit::AuditArgs),
+    Dlq(dlq::DlqArgs),
     Experiment(experiment::ExperimentArgs),
 }
 
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
             Command::Reshard(arguments) => arguments.run().await,
             Command::Check(arguments) => arguments.run().await,
             Command::Audit(arguments) => arguments.run().await,
+            Command::Dlq(arguments) => arguments.run().await,
             Command::Experiment(arguments) => arguments.run().await,
         }
     });

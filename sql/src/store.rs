@@ -223,6 +223,11 @@ impl Store {
             .collect()
     }
 
+    /// Each database once, for connections that are apart from the pools.
+    pub(crate) fn databases(&self) -> Vec<Config> {
+        self.shared.source.databases(&self.routes())
+    }
+
     /// Says what an error means for routing, and has a look for newer routes where it hints at them.
     fn explain(&self, error: SqlError, target: Target) -> SqlError {
         let citus = self.shared.routes.load().shard_map().is_some();

@@ -16,8 +16,16 @@ pub const DLQ_SUFFIX: &str = ".DLQ";
 /// the headers that say why, and one that its topic refuses would hold up its partition for ever.
 pub(crate) const DLQ_MESSAGE_BYTES_MAX: u32 = 2 * 1024 * 1024;
 
+/// How long the webhook topics keep records: 3 days.
+const WEBHOOKS_RETENTION_MS: &str = "259200000";
+/// Kafka deletes whole segments, so a record may stay for the length of a segment longer: 1 day.
+const WEBHOOKS_SEGMENT_MS: &str = "86400000";
+
 /// What the map's topic is called, behind the prefix.
 const MAP_TOPIC: &str = "shardlane.map";
+
+/// What the topic of the replays' marks is called, behind the prefix.
+const REPLAYS_TOPIC: &str = "shardlane.dlq.replays";
 
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -78,6 +86,11 @@ impl TopicSet {
         vec![self.read(), self.email(), self.events()]
     }
 
+    /// The topic that remembers which dead letters were replayed.
+    pub fn replays(&self) -> String {
+        format!("{}{REPLAYS_TOPIC}", self.prefix)
+    }
+
     /// The topics that have the map's partitions: the webhooks', their dead letters' and the feed's.
     fn partitioned(&self) -> Vec<String> {
         Source::ALL
@@ -127,6 +140,23 @@ pub enum TopicError {
         /// How many it was to have.
         wanted: u32,
     },
+    /// The inbox forgets an event that the topic may still show again.
+    #[error(
+        "topic {topic} may show a record again for {keeps} (its retention.ms and segment.ms), and dead letters are \
+         replayed for {replay_window:?}, but the inbox forgets after {inbox:?}: an event could be applied twice. Keep the \
+         inbox for longer with --inbox-retention, shorten retention.ms and segment.ms of the topic, or keep it for ever \
+         with --inbox-retention off"
+    )]
+    OutlivesInbox {
+        /// The topic.
+        topic: String,
+        /// How long, in words.
+        keeps: String,
+        /// How old letters are replayed.
+        replay_window: Duration,
+        /// How long the inbox remembers.
+        inbox: Duration,
+    },
     /// The broker could not make or delete a topic.
     #[error("topic {topic} could not be changed: {code}")]
     Refused {
@@ -156,6 +186,7 @@ pub async fn create_topics(
     let names = topics.partitioned();
     let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
     let dlq_message_bytes_max = DLQ_MESSAGE_BYTES_MAX.to_string();
+    let is_unsaid = |setting| config.iter().all(|(key, _)| *key != setting);
     let wanted: Vec<NewTopic<'_>> = names
         .iter()
         .map(|name| {
@@ -163,9 +194,13 @@ pub async fn create_topics(
             if name.ends_with(DLQ_SUFFIX) {
                 topic = topic.set("max.message.bytes", &dlq_message_bytes_max);
                 // A dead letter has its record's time, which may be older than what Kafka keeps by default.
-                if config.iter().all(|(key, _)| *key != "retention.ms") {
+                if is_unsaid("retention.ms") {
                     topic = topic.set("retention.ms", "-1");
                 }
+            } else if is_unsaid("retention.ms") && is_unsaid("segment.ms") {
+                // With the replay window less than the inbox's 7 days; Kafka's own defaults would be 14.
+                topic = topic.set("retention.ms", WEBHOOKS_RETENTION_MS);
+                topic = topic.set("segment.ms", WEBHOOKS_SEGMENT_MS);
             }
             config
                 .iter()
@@ -179,7 +214,7 @@ pub async fn create_topics(
     refusals(results, RDKafkaErrorCode::TopicAlreadyExists)
 }
 
-/// Deletes the webhook topics, their dead-letter topics, the feed's and the map's.
+/// Deletes the webhook topics, their dead-letter topics, the feed's, and those of the map and of the replays.
 ///
 /// # Errors
 /// [`TopicError`]; a topic that does not exist is none.
@@ -189,7 +224,7 @@ pub async fn delete_topics(bootstrap: &str, topics: &TopicSet) -> Result<(), Top
         source,
     };
     let mut names = topics.partitioned();
-    names.push(topics.map());
+    names.extend([topics.map(), topics.replays()]);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let results = admin(bootstrap)?
         .delete_topics(&names, &options())
@@ -291,7 +326,7 @@ pub fn verify_topics<C: ClientContext>(
 }
 
 /// How many partitions an existing topic has.
-fn partition_count<C: ClientContext>(
+pub(crate) fn partition_count<C: ClientContext>(
     client: &Client<C>,
     bootstrap: &str,
     topic: &str,

@@ -12,3 +12,5 @@ select create_distributed_table('outbox', 'user_id', colocate_with => 'inbox');
 select create_distributed_table('order_directory', 'user_id', colocate_with => 'inbox');
 select create_distributed_table('order_events', 'user_id', colocate_with => 'inbox');
 select create_distributed_table('dispute_events', 'user_id', colocate_with => 'inbox');
+-- By its own key: a letter may name no user. So each node can write and read it, and none is special.
+select create_distributed_table('dead_letters', 'id', colocate_with => 'none');

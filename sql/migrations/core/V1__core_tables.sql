@@ -84,3 +84,20 @@ create table order_directory (
     user_id  uuid not null,
     primary key (order_id, user_id)
 );
+
+-- What direct mode could not apply; in Kafka mode the dead-letter topics have it. Not a table of a slot: a letter may
+-- name no user, and stays in the database in which it was written.
+create table dead_letters (
+    id              uuid        primary key, -- of source and payload: the same webhook again is the same letter
+    source          text        not null,
+    user_id         uuid,
+    class           text        not null,
+    reason          text        not null,
+    attempts        integer     not null, -- over all its deliveries
+    received_at     timestamptz not null, -- of the first delivery
+    dead_at         timestamptz not null, -- of the latest
+    payload         bytea       not null, -- the bytes as they came, whatever they are
+    headers         json        not null, -- [[name, value], ...]
+    replay_began_at timestamptz,
+    replayed_to     text
+);

@@ -46,6 +46,7 @@ macro_rules! on_every_layout {
 mod apply;
 mod audit;
 mod citus;
+mod dead_letters;
 mod events;
 mod fence;
 mod ground;
@@ -59,5 +60,6 @@ mod outcomes;
 mod poison;
 mod reshard;
 mod reshard_faults;
+mod retention;
 mod shards;
 mod statements;

@@ -5,6 +5,7 @@
 
 mod audit;
 mod bad_input;
+mod dlq;
 mod events;
 mod feed;
 mod growth;
@@ -14,6 +15,7 @@ mod map;
 mod once;
 mod poison;
 mod reshard;
+mod retention;
 mod routing;
 mod shard_down;
 mod storm;
