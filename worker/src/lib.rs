@@ -31,6 +31,7 @@ mod retention;
 mod settings;
 mod stats;
 mod stats_server;
+mod topic_error;
 mod topics;
 
 pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};
