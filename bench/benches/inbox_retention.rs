@@ -72,15 +72,15 @@ impl Way {
     const fn insert(self) -> &'static str {
         match self {
             Way::Generations => {
-                "insert into inbox select * from (select md5(($2 * 1000000000 + g)::text)::uuid as user_id, \
-                 'orders' as source, 'evt-' || g as event_id, gen_random_uuid(), timestamptz '2026-01-01' + $2 * interval '1 day' \
+                "insert into inbox select * from (select md5(($2::bigint * 1000000000 + g)::text)::uuid as user_id, \
+                 'orders' as source, 'evt-' || g as event_id, gen_random_uuid(), timestamptz '2026-01-01' + $2::bigint * interval '1 day' \
                  + g * interval '1 ms' from generate_series($3::bigint, $3::bigint + $1::bigint - 1) g) n \
                  where not exists (select 1 from older o where (o.user_id, o.source, o.event_id) \
                  = (n.user_id, n.source, n.event_id)) on conflict do nothing"
             }
             Way::Pages | Way::Btree | Way::Brin | Way::Key => {
-                "insert into inbox select md5(($2 * 1000000000 + g)::text)::uuid, 'orders', 'evt-' || g, \
-                 gen_random_uuid(), timestamptz '2026-01-01' + $2 * interval '1 day' + g * interval '1 ms' \
+                "insert into inbox select md5(($2::bigint * 1000000000 + g)::text)::uuid, 'orders', 'evt-' || g, \
+                 gen_random_uuid(), timestamptz '2026-01-01' + $2::bigint * interval '1 day' + g * interval '1 ms' \
                  from generate_series($3::bigint, $3::bigint + $1::bigint - 1) g on conflict do nothing"
             }
         }
