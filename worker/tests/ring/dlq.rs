@@ -164,13 +164,22 @@ async fn a_letter_is_replayed_into_a_row_and_again_into_a_duplicate() {
         [ReplayEnd::Taken(format!("{topic}/1/3"))]
     );
     let counts = until_done(&worker, 4).await;
-    worker.stop().await.unwrap();
     assert_eq!((counts.applied, counts.duplicates), (2, 1), "{counts:?}");
     assert_eq!(
         client.query_one(query, &[]).await.unwrap().get::<_, i64>(1),
         1
     );
     assert_eq!(list(ring, "").await.len(), 1, "no new letter");
+
+    // An inbox that has forgotten it: refused all the same.
+    world
+        .execute("delete from inbox where event_id = 'bad-1'")
+        .await;
+    replay(ring, list(ring, "").await, again).await;
+    let counts = until_done(&worker, 5).await;
+    worker.stop().await.unwrap();
+    assert_eq!((counts.applied, counts.stale), (2, 0), "{counts:?}");
+    assert_eq!(list(ring, "state=dead").await.len(), 1, "it has died again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
