@@ -159,8 +159,9 @@ async fn cell(server: &Postgres, way: Way, live: bool, events: usize) -> Figures
         relay = Relay::start(way, &store, &url, &name).await;
     }
     if let Some(relay) = relay {
-        figures.relay_us = relay.stop(&client, events).await * 1e6 / events as f64;
-        figures.drain_rate = events as f64 / draining.elapsed().as_secs_f64();
+        let (cpu, until) = relay.stop(&client, events).await;
+        figures.relay_us = cpu * 1e6 / events as f64;
+        figures.drain_rate = events as f64 / (until - draining).as_secs_f64();
     }
     figures.server_us = (server.cpu_seconds() - cpu) * 1e6 / events as f64;
     // What autovacuum does in two of its rounds is part of the way.
@@ -289,25 +290,24 @@ impl Relay {
         }
     }
 
-    /// Waits until all events have left. The CPU seconds of the server process that served it.
-    async fn stop(self, client: &Client, events: usize) -> f64 {
+    /// Waits until all events have left: the CPU seconds of the server process that served it, and when that was.
+    async fn stop(self, client: &Client, events: usize) -> (f64, Instant) {
         match self {
             Relay::Table { pid, stop, task } => {
                 let count = "select count(*)::float8 from (select 1 from outbox limit 1) x";
                 while number(client, count).await > 0.0 {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                let cpu = cpu_seconds(pid);
+                let served = (cpu_seconds(pid), Instant::now());
                 stop.store(true, Ordering::Relaxed);
                 assert_eq!(task.await.unwrap(), events);
-                cpu
+                served
             }
             Relay::Message {
                 mut child,
                 slot,
                 output,
             } => {
-                // Sent is what counts; it is acknowledged within a second.
                 let sent = "select pid, sent_lsn >= $2::text::pg_lsn from pg_stat_replication \
                             join pg_replication_slots on active_pid = pid where slot_name = $1";
                 let end: String = client
@@ -323,20 +323,26 @@ impl Relay {
                     }
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 };
-                let cpu = cpu_seconds(pid);
+                let served = (cpu_seconds(pid), Instant::now());
+                // Sent is not yet written down.
+                while messages_in(output.path()) < events {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
                 let mut interrupt = Command::new("kill");
                 interrupt.arg("-INT").arg(child.id().to_string());
                 assert!(interrupt.status().unwrap().success());
                 child.wait().unwrap();
-                let bytes = std::fs::read(output.path()).unwrap();
-                let messages = bytes
-                    .windows(PREFIX.len())
-                    .filter(|it| *it == PREFIX.as_bytes());
-                assert_eq!(messages.count(), events);
-                cpu
+                assert_eq!(messages_in(output.path()), events);
+                served
             }
         }
     }
+}
+
+fn messages_in(file: &std::path::Path) -> usize {
+    let bytes = std::fs::read(file).unwrap();
+    let messages = bytes.windows(PREFIX.len());
+    messages.filter(|it| *it == PREFIX.as_bytes()).count()
 }
 
 async fn empty(mut session: OutboxSession, stop: Arc<AtomicBool>) -> usize {
