@@ -2,7 +2,7 @@
 //! decoding, against nothing at all. The writers are `shardlane-sql`'s own transactions; in the other two ways a rule
 //! replaces what is inserted into `outbox`. docs/decisions/0009 says what was made of the figures.
 //!
-//! `cargo bench -p shardlane-bench --bench outbox`, about a minute; OUTBOX_EVENTS sets how many events a cell writes.
+//! `cargo bench -p shardlane-bench --bench outbox`, some minutes; OUTBOX_EVENTS sets how many events a cell writes.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -51,12 +51,14 @@ struct Figures {
     dead_rows: f64,
 }
 
+type Figure = fn(&Figures) -> f64;
+
 #[tokio::main]
 async fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let events = std::env::var("OUTBOX_EVENTS").map_or(40_000, |text| text.parse().unwrap());
+    let events = std::env::var("OUTBOX_EVENTS").map_or(10_000, |text| text.parse().unwrap());
     let settings = [("wal_level", "logical"), ("autovacuum_naptime", "1s")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let options = PostgresOptions {
@@ -85,7 +87,7 @@ fn print(ways: &[Way], all: &[Vec<Figures>], events: usize) {
     println!(
         "{events} events a cell, batches of {BATCH}, {WRITERS} writers; medians of {ROUNDS} rounds"
     );
-    let columns: [(&str, fn(&Figures) -> f64); 8] = [
+    let columns: [(&str, Figure); 8] = [
         ("written events/s", |it| it.rate),
         ("server CPU us/event", |it| it.server_us),
         ("  of it relay's backend", |it| it.relay_us),
@@ -107,7 +109,7 @@ fn print(ways: &[Way], all: &[Vec<Figures>], events: usize) {
     }
 }
 
-fn median(figures: &[Figures], get: fn(&Figures) -> f64) -> f64 {
+fn median(figures: &[Figures], get: Figure) -> f64 {
     let mut values: Vec<f64> = figures.iter().map(get).collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
