@@ -50,6 +50,12 @@ pub enum SqlError {
     /// The user's slot is on its way to another shard, and nobody takes it for a moment.
     #[error("the user's slot is being moved to another shard")]
     Frozen,
+    /// Another worker sweeps this shard's parked events at the moment.
+    #[error("another worker sweeps shard {shard} at the moment")]
+    SweptElsewhere {
+        /// The shard.
+        shard: ShardId,
+    },
     /// The database is another shard than the map says, or has another epoch.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -97,9 +103,10 @@ impl SqlError {
     pub fn class(&self) -> ErrorClass {
         match self {
             SqlError::Postgres(error) => class_of(error),
-            SqlError::PoolTimeout { .. } | SqlError::Conflict { .. } | SqlError::Frozen => {
-                ErrorClass::Transient
-            }
+            SqlError::PoolTimeout { .. }
+            | SqlError::Conflict { .. }
+            | SqlError::SweptElsewhere { .. }
+            | SqlError::Frozen => ErrorClass::Transient,
             SqlError::Fenced { .. } => ErrorClass::Fenced,
             SqlError::Rerouted { .. } => ErrorClass::Rerouted,
             SqlError::Identity(error) if error.is_only_age() => ErrorClass::Rerouted,

@@ -18,6 +18,9 @@ mod follow;
 mod identity;
 mod layout;
 mod migrate;
+mod outcome;
+mod park;
+mod queue;
 pub mod reshard;
 mod routes;
 mod rows;
@@ -27,8 +30,10 @@ mod session;
 mod slots;
 mod stage;
 mod store;
+mod sweep;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod transaction;
 
 pub use catalog::{Catalog, Pace, ShardEntry, catalog_history, read_catalog};
 pub use digest::{Digest, DigestError, digest};
@@ -37,15 +42,20 @@ pub use fold::{RejectReason, Rejected};
 pub use identity::{IdentityError, ShardIdentity};
 pub use layout::{CitusPath, Layout, UnknownLayout};
 pub use migrate::{Detail, MigrateError, migrate};
+pub use outcome::EventOutcome;
+pub use park::{Carried, Header, ParkLimits, ParkedLetter};
 pub use routes::{Routes, Target};
 pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};
 pub use store::{Backend, Store, StoreOptions};
+pub use sweep::{SweepError, SweepTiming, Swept, sweep_while};
 
 /// The business tables, each with a `user_id` in every unique key; the first names Citus's colocation group.
-pub const TABLES: [&str; 8] = [
+pub const TABLES: [&str; 10] = [
     "inbox",
     "kafka_fence",
+    "kafka_outcomes",
+    "parked",
     "orders",
     "disputes",
     "outbox",
@@ -54,10 +64,11 @@ pub const TABLES: [&str; 8] = [
     "dispute_events",
 ];
 
-/// The tables whose rows belong to their user's slot, in the order in which a batch takes their locks. The fences do
-/// not: they belong to the shard.
-pub(crate) const SLOT_TABLES: [&str; 7] = [
+/// The tables whose rows belong to their user's slot, in the order in which a batch takes their locks. The fences and
+/// the counts of outcomes do not: they belong to the shard.
+pub(crate) const SLOT_TABLES: [&str; 8] = [
     "inbox",
+    "parked",
     "orders",
     "disputes",
     "order_events",

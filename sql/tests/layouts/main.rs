@@ -55,6 +55,8 @@ mod migrations;
 mod model;
 mod once;
 mod outcomes;
+mod park;
+mod park_faults;
 mod poison;
 mod reshard;
 mod reshard_faults;
