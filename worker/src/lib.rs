@@ -13,6 +13,7 @@
 //! No SQL here, and no routing table: `shardlane-sql` and `shardlane-router` have those.
 
 mod audit;
+mod consumer;
 mod dead_letter;
 mod drain;
 mod error;
@@ -29,6 +30,7 @@ mod settings;
 mod stats;
 mod stats_server;
 mod topics;
+mod worker;
 
 pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};
 pub use error::WorkerError;
@@ -37,7 +39,6 @@ pub use hot::{HOT_MAX, HotKeys, skew};
 pub use map_document::{DocumentError, MapDocument};
 pub use map_topic::{MapTopicError, create_map, read_map};
 pub use map_watch::{MapSource, MapTiming, MapWatch, Snapshot};
-pub use poller::Worker;
 pub use publisher::{PublishError, Published, Publisher, accepted_now};
 pub use settings::WorkerSettings;
 pub use stats::{Counts, Stats};
@@ -47,6 +48,7 @@ pub use topics::{
     DLQ_SUFFIX, ExtraPartitions, TopicError, TopicReport, TopicSet, check_topics, create_topics,
     delete_topics, verify_topics,
 };
+pub use worker::Worker;
 
 /// Kafka header: the id of the hash that placed the record.
 pub const HEADER_HASH_ID: &str = "shardlane-hash-id";

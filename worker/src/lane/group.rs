@@ -1,0 +1,281 @@
+//! A batch's events to their shards, each group through transactions of its own.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use shardlane_router::TokenHash;
+use shardlane_sql::{ErrorClass, Record, Report, Routes, SqlError, Target};
+
+use super::batch::is_covered;
+use super::fence::Fence;
+use super::retry::Failure;
+use super::{Fences, Lane, Pair};
+use crate::dead_letter::Reason;
+use crate::error::WorkerError;
+use crate::record::RawRecord;
+use crate::stats::Stats;
+
+/// How long a shard may refuse what the newest map gives it. A freeze is explained at once; this is a shard that is not
+/// what its map says, and somebody has to look.
+const UNEXPLAINED_MAX: Duration = Duration::from_secs(30);
+
+/// The longest pause between two batches for a reshard that asks to hold back.
+const HOLD_BACK_MAX: Duration = Duration::from_secs(1);
+
+/// How one target's part of a batch ended.
+enum GroupEnd {
+    /// All of it is in the database; the target's fence is at this offset.
+    Done(Target, i64),
+    /// The lane was closed before all of it was done.
+    Closed,
+    /// The target no longer takes these.
+    Rerouted(Vec<Pair>, SqlError),
+}
+
+impl Lane {
+    /// Takes events to their shards. Back come those whose slot is frozen, in order; `None`: the lane was closed
+    /// before all was done.
+    ///
+    /// All groups of a round are routed by one snapshot, and the next round begins when all have ended: a fence may
+    /// then speak for every event that its target's snapshot gave it.
+    pub(super) async fn process(
+        &self,
+        mut events: Vec<Pair>,
+        fences: &mut Fences,
+    ) -> Result<Option<Vec<Pair>>, WorkerError> {
+        let (store, counters) = (&self.shared.store, &self.shared.stats.counters);
+        let (mut retry, began) = (self.retry(), Instant::now());
+        loop {
+            let (routes, round) = (store.routes(), Instant::now());
+            let hold_back = routes.hold_back(events.iter().map(|(record, _)| record.event.user_id));
+            let grouped = group(&routes, events, fences);
+            let mut rest = grouped.frozen;
+            Stats::add(&counters.fenced, grouped.covered);
+            let ends = try_join_all(
+                grouped
+                    .groups
+                    .into_iter()
+                    .map(|(target, group)| self.apply_group(target, group)),
+            );
+            let mut refusal = None;
+            for end in ends.await? {
+                match end {
+                    GroupEnd::Done(target, next) => {
+                        fences.insert(target, next);
+                    }
+                    GroupEnd::Closed => return Ok(None),
+                    GroupEnd::Rerouted(mut pairs, error) => {
+                        refusal = Some(error);
+                        rest.append(&mut pairs);
+                    }
+                }
+            }
+            rest.sort_unstable_by_key(|(_, raw)| raw.offset);
+            if hold_back > 0.0 {
+                let pause = round.elapsed().mul_f64(hold_back).min(HOLD_BACK_MAX);
+                if !self.pause(pause).await {
+                    return Ok(None);
+                }
+            }
+            let Some(refusal) = refusal else {
+                return Ok(Some(rest));
+            };
+            Stats::add(&counters.reroutes, 1);
+            store.refresh(routes.epoch()).await;
+            let news = store.routes().epoch() > routes.epoch();
+            if !news {
+                // The shard refuses what the newest map gives it: that is explained soon, or never.
+                let delay = retry.next().unwrap_or(self.shared.settings.retry_delay_max);
+                if began.elapsed() > UNEXPLAINED_MAX {
+                    return Err(refusal.into());
+                }
+                if !self.pause(delay).await {
+                    return Ok(None);
+                }
+            }
+            events = rest;
+        }
+    }
+
+    /// Applies one target's records, in order: waits out what passes, halves a batch that fails on data until the
+    /// guilty record stands alone, drops what another worker has applied.
+    async fn apply_group(&self, target: Target, group: Vec<Pair>) -> Result<GroupEnd, WorkerError> {
+        let next = group.last().map_or(0, |(_, raw)| raw.offset + 1);
+        let (records, raws): (Vec<Record>, Vec<RawRecord>) = group.into_iter().unzip();
+        let counters = &self.shared.stats.counters;
+        let mut retry = self.retry();
+        let mut attempts = 1;
+        // The next range is at the end.
+        let mut work = Vec::new();
+        work.push(0..records.len());
+        while let Some(range) = work.pop() {
+            let (part, raw_part) = (&records[range.clone()], &raws[range.clone()]);
+            let error = match self.apply(target, part, raw_part, attempts).await {
+                Ok(report) => {
+                    self.shared.stats.batch(&report, TokenHash::Postgres, part);
+                    retry = self.retry();
+                    attempts = 1;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match error.class() {
+                ErrorClass::Transient => {
+                    Stats::add(&counters.retries, 1);
+                    attempts += 1;
+                    if !self.wait(&mut retry, &error).await {
+                        return Ok(GroupEnd::Closed);
+                    }
+                    work.push(range);
+                }
+                ErrorClass::Data if range.len() > 1 => {
+                    let middle = range.start + range.len() / 2;
+                    work.push(middle..range.end);
+                    work.push(range.start..middle);
+                }
+                ErrorClass::Data => {
+                    let sentence = error.to_string();
+                    let letter = (
+                        &raws[range.start],
+                        Reason {
+                            class: "data",
+                            sentence,
+                            attempts,
+                        },
+                    );
+                    match self.publish_dead(&[letter]).await {
+                        Ok(()) => Stats::add(&counters.malformed, 1),
+                        Err(error) => {
+                            if !self.wait(&mut retry, &error).await {
+                                return Ok(GroupEnd::Closed);
+                            }
+                            work.push(range);
+                        }
+                    }
+                }
+                ErrorClass::Fenced => {
+                    Stats::add(&counters.zombie_refusals, 1);
+                    match self.read_fence(target, next).await? {
+                        Fence::At(fence) => {
+                            let covered =
+                                raws[range.clone()].partition_point(|raw| raw.offset < fence);
+                            Stats::add(&counters.fenced, covered);
+                            if range.start + covered < range.end {
+                                work.push(range.start + covered..range.end);
+                            }
+                        }
+                        Fence::Closed => return Ok(GroupEnd::Closed),
+                        Fence::Rerouted(error) => {
+                            work.push(range);
+                            return Ok(rerouted(records, raws, &work, error));
+                        }
+                    }
+                }
+                ErrorClass::Rerouted => match error {
+                    Failure::Sql(error) => {
+                        tracing::info!(topic = %self.topic, partition = self.partition, "routing anew: {error}");
+                        work.push(range);
+                        return Ok(rerouted(records, raws, &work, error));
+                    }
+                    Failure::DeadLetter(_) | Failure::LogEnd(_) => return Err(error.into()),
+                },
+                ErrorClass::Permanent => return Err(error.into()),
+            }
+        }
+        Ok(GroupEnd::Done(target, next))
+    }
+
+    /// One transaction. What it rejects is a dead letter before it commits.
+    async fn apply(
+        &self,
+        target: Target,
+        records: &[Record],
+        raws: &[RawRecord],
+        attempts: u32,
+    ) -> Result<Report, Failure> {
+        let staged = self.shared.store.stage(target, records).await?;
+        let letters: Vec<(&RawRecord, Reason)> = staged
+            .report()
+            .rejected
+            .iter()
+            .map(|rejected| {
+                let (class, sentence) = (rejected.reason.class(), rejected.reason.to_string());
+                (
+                    &raws[rejected.index],
+                    Reason {
+                        class,
+                        sentence,
+                        attempts,
+                    },
+                )
+            })
+            .collect();
+        self.publish_dead(&letters).await?;
+        Ok(staged.commit().await?)
+    }
+
+    pub(super) async fn publish_dead(
+        &self,
+        letters: &[(&RawRecord, Reason)],
+    ) -> Result<(), Failure> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        Ok(self
+            .shared
+            .dead_letters
+            .publish(&self.topic, self.partition, letters)
+            .await?)
+    }
+}
+
+/// Events by target, each group in order.
+#[derive(Default)]
+struct Grouped {
+    groups: Vec<(Target, Vec<Pair>)>,
+    /// Those whose slot is frozen.
+    frozen: Vec<Pair>,
+    /// How many a fence covers.
+    covered: usize,
+}
+
+fn group(routes: &Routes, events: Vec<Pair>, fences: &Fences) -> Grouped {
+    let mut grouped = Grouped::default();
+    for (record, raw) in events {
+        let user = record.event.user_id;
+        let Some(target) = routes.target_of(user) else {
+            grouped.frozen.push((record, raw));
+            continue;
+        };
+        // Only a record without a key, or one that was routed anew, can be covered here.
+        if is_covered(routes, user, raw.offset, fences) {
+            grouped.covered += 1;
+            continue;
+        }
+        let groups = &mut grouped.groups;
+        match groups.iter_mut().find(|(known, _)| *known == target) {
+            Some((_, group)) => group.push((record, raw)),
+            None => groups.push((target, vec![(record, raw)])),
+        }
+    }
+    grouped
+}
+
+/// The part of a group that is not done, for the next round.
+fn rerouted(
+    records: Vec<Record>,
+    raws: Vec<RawRecord>,
+    work: &[Range<usize>],
+    error: SqlError,
+) -> GroupEnd {
+    let left = |index| work.iter().any(|range| range.contains(&index));
+    let pairs = records.into_iter().zip(raws).enumerate();
+    GroupEnd::Rerouted(
+        pairs
+            .filter(|(index, _)| left(*index))
+            .map(|(_, pair)| pair)
+            .collect(),
+        error,
+    )
+}

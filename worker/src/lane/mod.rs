@@ -1,0 +1,137 @@
+//! A lane: the one task that takes the records of one partition to the database, in order.
+
+mod batch;
+mod fence;
+mod group;
+mod retry;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use shardlane_domain::Source;
+use shardlane_router::Epoch;
+use shardlane_sql::{Record, Store, Target};
+use tokio::sync::mpsc;
+
+use self::batch::Batch;
+pub(crate) use self::batch::CHUNK_ROWS_MAX;
+use crate::consumer::Context;
+use crate::dead_letter::DeadLetters;
+use crate::error::WorkerError;
+use crate::record::RawRecord;
+use crate::settings::WorkerSettings;
+use crate::stats::Stats;
+
+/// How often a lane looks whether its frozen slots have thawed.
+const FROZEN_POLL: Duration = Duration::from_millis(20);
+/// How many batches of frozen records a lane keeps before it takes no more from Kafka.
+const FROZEN_BATCHES_MAX: usize = 2;
+
+/// What all lanes of a worker share.
+pub(crate) struct Shared {
+    pub(crate) settings: WorkerSettings,
+    pub(crate) store: Arc<Store>,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// One partition's lane.
+pub(crate) struct Lane {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) consumer: Arc<BaseConsumer<Context>>,
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) source: Source,
+    /// Set when the partition is revoked or the worker stops: what is not begun stays for the next owner.
+    pub(crate) closing: Arc<AtomicBool>,
+}
+
+/// A lane's part of the gauge of deferred records; given back when the lane ends, however it ends.
+struct Deferred {
+    stats: Arc<Stats>,
+    records: usize,
+}
+
+impl Deferred {
+    fn new(stats: Arc<Stats>) -> Deferred {
+        Deferred { stats, records: 0 }
+    }
+
+    fn set(&mut self, records: usize) {
+        let before = std::mem::replace(&mut self.records, records);
+        Stats::shift(&self.stats.counters.deferred, before, records);
+    }
+}
+
+impl Drop for Deferred {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// How far each target has applied the lane's partition: the next offset.
+type Fences = HashMap<Target, i64>;
+
+/// A decoded record with the raw one that it came from, which a dead letter needs.
+type Pair = (Record, RawRecord);
+
+impl Lane {
+    /// Runs until the lane is closed.
+    pub(crate) async fn run(
+        self,
+        mut records: mpsc::Receiver<Vec<RawRecord>>,
+    ) -> Result<(), WorkerError> {
+        let mut fences = Fences::new();
+        let mut left = Vec::new();
+        // Records of slots that are on their way to another shard, in order. The others go on meanwhile; the offset
+        // stays at the oldest of these.
+        let mut frozen: Vec<Pair> = Vec::new();
+        let mut deferred = Deferred::new(Arc::clone(&self.shared.stats));
+        let (mut next, mut seen) = (None, Epoch(0));
+        loop {
+            let patience = (!frozen.is_empty()).then_some(FROZEN_POLL);
+            let room = frozen.len() < FROZEN_BATCHES_MAX * self.shared.settings.batch_rows_max;
+            let batch = if room {
+                self.next_batch(&mut records, &mut left, &mut fences, patience)
+                    .await?
+            } else {
+                self.pause(FROZEN_POLL).await.then(Batch::default)
+            };
+            let Some(batch) = batch else { break };
+            let epoch = self.shared.store.routes().epoch();
+            next = batch.next.or(next);
+            if batch.records.is_empty() && !frozen.is_empty() && epoch == seen {
+                continue;
+            }
+            seen = epoch;
+            let taken = batch.records.len() + frozen.len();
+            let Some(events) = self.decode(batch.records).await? else {
+                break;
+            };
+            frozen.extend(events);
+            let Some(waiting) = self.process(frozen, &mut fences).await? else {
+                break;
+            };
+            frozen = waiting;
+            deferred.set(frozen.len());
+            let oldest = frozen.first().map(|(_, raw)| raw.offset);
+            if let Some(done) = oldest.or(next) {
+                self.commit_offset(done)?;
+            }
+            Stats::add(&self.shared.stats.counters.done, taken - frozen.len());
+        }
+        Ok(())
+    }
+
+    fn commit_offset(&self, next: i64) -> Result<(), KafkaError> {
+        let mut offsets = TopicPartitionList::with_capacity(1);
+        offsets.add_partition_offset(&self.topic, self.partition, Offset::Offset(next))?;
+        // Asynchronous: a commit that is lost costs a replay, which the fence recognises.
+        self.consumer.commit(&offsets, CommitMode::Async)
+    }
+}

@@ -1,0 +1,72 @@
+//! What passes is waited for.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use rdkafka::error::KafkaError;
+use shardlane_sql::{ErrorClass, SqlError};
+
+use super::Lane;
+use crate::error::WorkerError;
+
+impl Lane {
+    pub(super) fn retry(&self) -> ExponentialBackoff {
+        let settings = &self.shared.settings;
+        ExponentialBuilder::default()
+            .with_min_delay(settings.retry_delay_min)
+            .with_max_delay(settings.retry_delay_max)
+            .without_max_times()
+            .with_jitter()
+            .build()
+    }
+
+    /// Waits before another try. False: the lane is closing, so there is none.
+    pub(super) async fn wait(&self, retry: &mut ExponentialBackoff, error: &Failure) -> bool {
+        let delay = retry.next().unwrap_or(self.shared.settings.retry_delay_max);
+        tracing::warn!(topic = %self.topic, partition = self.partition, ?delay, "waiting: {error}");
+        self.pause(delay).await
+    }
+
+    /// Waits. False: the lane is closing.
+    pub(super) async fn pause(&self, delay: Duration) -> bool {
+        let until = Instant::now() + delay;
+        while Instant::now() < until {
+            if self.closing.load(Ordering::Acquire) {
+                return false;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            tokio::time::sleep(left.min(Duration::from_millis(50))).await;
+        }
+        !self.closing.load(Ordering::Acquire)
+    }
+}
+
+/// Why one try failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error("a dead letter was not acknowledged: {0}")]
+    DeadLetter(#[from] KafkaError),
+    #[error("the broker did not say where the log ends: {0}")]
+    LogEnd(#[source] KafkaError),
+}
+
+impl Failure {
+    pub(super) fn class(&self) -> ErrorClass {
+        match self {
+            Failure::Sql(error) => error.class(),
+            Failure::DeadLetter(_) | Failure::LogEnd(_) => ErrorClass::Transient,
+        }
+    }
+}
+
+impl From<Failure> for WorkerError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Sql(error) => WorkerError::Sql(error),
+            Failure::DeadLetter(error) | Failure::LogEnd(error) => WorkerError::Kafka(error),
+        }
+    }
+}

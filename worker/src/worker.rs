@@ -1,0 +1,105 @@
+//! A worker's life: start, failure, stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use shardlane_sql::Store;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::consumer::subscribe;
+use crate::dead_letter::DeadLetters;
+use crate::error::WorkerError;
+use crate::lane::Shared;
+use crate::poller::Poller;
+use crate::settings::WorkerSettings;
+use crate::stats::Stats;
+
+/// A running worker. Dropped, it stops without waiting; [`Worker::stop`] waits.
+pub struct Worker {
+    stats: Arc<Stats>,
+    stop: Arc<AtomicBool>,
+    failed: watch::Receiver<bool>,
+    thread: Option<std::thread::JoinHandle<Result<(), WorkerError>>>,
+}
+
+impl Worker {
+    /// Checks the topics against the map, subscribes and starts. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`WorkerError`] where broker, topics or map do not fit.
+    pub async fn start(settings: WorkerSettings, store: Arc<Store>) -> Result<Worker, WorkerError> {
+        let runtime = Handle::current();
+        let stats = Arc::new(Stats::new());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (failing, failed) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            dead_letters: DeadLetters::new(&settings.bootstrap)?,
+            stats: Arc::clone(&stats),
+            store,
+            settings,
+        });
+        let consumer = {
+            let shared = Arc::clone(&shared);
+            tokio::task::spawn_blocking(move || subscribe(&shared.settings))
+                .await
+                .map_err(|_| WorkerError::Panicked)??
+        };
+        let poller = Poller {
+            consumer: Arc::new(consumer),
+            shared,
+            runtime,
+            stop: Arc::clone(&stop),
+            error: Arc::default(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("shardlane-poll".into())
+            .spawn(move || {
+                let result = poller.run();
+                // The receiver may be gone with the worker.
+                failing.send_replace(result.is_err());
+                result
+            })
+            .map_err(|_| WorkerError::Panicked)?;
+        Ok(Worker {
+            stats,
+            stop,
+            failed,
+            thread: Some(thread),
+        })
+    }
+
+    /// Its counters, which outlive it.
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Returns when the worker has ended by itself, which it only does for an error: [`Worker::stop`] gives it.
+    pub async fn failed(&mut self) {
+        // An error means that the thread is gone, which is a failure too.
+        self.failed.wait_for(|failed| *failed).await.ok();
+    }
+
+    /// Stops: batches under way are finished within the settings' `drain_max`, what is not begun is left to the
+    /// next owner.
+    ///
+    /// # Errors
+    /// The error for which the worker had stopped before.
+    pub async fn stop(mut self) -> Result<(), WorkerError> {
+        self.stop.store(true, Ordering::Release);
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        tokio::task::spawn_blocking(move || thread.join())
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or(Err(WorkerError::Panicked))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
