@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use rand::RngExt as _;
 use uuid::Uuid;
 
+use crate::fold::RejectReason;
 use crate::park::{Carried, ParkedLetter};
 use crate::queue::{Drain, Rules};
 use crate::routes::{Routes, Target};
@@ -21,12 +22,12 @@ use crate::{ErrorClass, SqlError, Store};
 const USERS_MAX: i64 = 100;
 
 /// What a sweep did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Events that are rows now.
     pub released: usize,
-    /// Events that are dead letters now.
-    pub expired: usize,
+    /// Why events are dead letters now.
+    pub expired: Vec<RejectReason>,
 }
 
 /// Why a sweep did not do all that it could.
@@ -83,9 +84,10 @@ impl Store {
                     keep(letters).await.map_err(SweepError::Keep)?;
                 }
                 let report = staged.commit().await?;
-                total.released += report.released;
-                total.expired += report.letters.len();
                 moved += report.released + report.letters.len();
+                total.released += report.released;
+                let expired = report.letters.iter().map(|letter| letter.reason);
+                total.expired.extend(expired);
             }
             if moved == 0 {
                 return Ok(());
@@ -133,6 +135,7 @@ impl Store {
                 target,
                 anchor: lane.anchor,
                 records: &[],
+                dead: &[],
                 carried: &|_| Carried::default(),
                 swept: Some(users),
                 rules: Rules {
@@ -196,7 +199,7 @@ pub async fn sweep_while<E: std::fmt::Display>(
     store: &Store,
     timing: SweepTiming,
     keep: impl AsyncFn(&[ParkedLetter]) -> Result<(), E>,
-    done: impl Fn(Swept),
+    done: impl Fn(&Swept),
 ) -> std::convert::Infallible {
     let mut pause = timing.every;
     loop {
@@ -210,7 +213,7 @@ pub async fn sweep_while<E: std::fmt::Display>(
             }
         };
         if swept != Swept::default() {
-            done(swept);
+            done(&swept);
         }
         pause = timing.every.max(began.elapsed().div_f64(timing.share_max));
     }

@@ -27,13 +27,15 @@ use crate::queue::{Fold, Folded, Rules, Seen};
 use crate::routes::Target;
 use crate::rows::InboxRows;
 use crate::session::Session;
-use crate::stage::{EventKey, Record, Report, event_key};
+use crate::stage::{EventKey, Origin, Record, Report, event_key};
 
 /// What one transaction is to do.
 pub(crate) struct Work<'a> {
     pub(crate) target: Target,
     pub(crate) anchor: Uuid,
     pub(crate) records: &'a [Record],
+    /// Where records stood that are dead letters already: they are counted only.
+    pub(crate) dead: &'a [Origin],
     /// Key and headers of a record, asked only for those that are parked.
     pub(crate) carried: &'a (dyn Fn(usize) -> Carried + Sync),
     /// Users whose queues are swept, if this is a sweep.
@@ -91,7 +93,10 @@ pub(crate) async fn write(
     park::fill(&mut parked, &loaded?);
     states.add(&more_states?, &more)?;
 
-    let tally = Tally::new(work.anchor);
+    let mut tally = Tally::new(work.anchor);
+    for origin in work.dead {
+        tally.ended(origin, EventOutcome::DeadLettered);
+    }
     let mut fold = Fold::new(records, &parked, &mut seen, &mut states, tally, work.rules);
     fold.take_all(&fresh);
     fold.sweep(work.swept.unwrap_or_default());
@@ -119,7 +124,7 @@ async fn begin(
     keys: &Keys<'_>,
 ) -> Result<Read, SqlError> {
     let (client, statements) = (&session.client, &session.statements);
-    let fences = fence_moves(work.records);
+    let fences = fence_moves(work);
     let epoch = i64::try_from(work.target.epoch.0).unwrap_or(i64::MAX);
     let anchor = work.anchor;
 
@@ -459,9 +464,13 @@ struct FenceMove {
 }
 
 /// One move a partition, in one order everywhere, so that two batches cannot deadlock.
-fn fence_moves(records: &[Record]) -> Vec<FenceMove> {
+fn fence_moves(work: &Work<'_>) -> Vec<FenceMove> {
     let mut moves: Vec<FenceMove> = Vec::new();
-    for origin in records.iter().filter_map(|record| record.origin.as_ref()) {
+    let origins = work
+        .records
+        .iter()
+        .filter_map(|record| record.origin.as_ref());
+    for origin in origins.chain(work.dead) {
         let known = moves
             .iter_mut()
             .find(|known| known.partition == origin.partition && known.topic == origin.topic);
