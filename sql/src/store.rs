@@ -152,7 +152,22 @@ impl Store {
         records: &[Record],
         carried: &(dyn Fn(usize) -> Carried + Sync),
     ) -> Result<Staged, SqlError> {
-        self.stage_all(target, records, &[], carried).await
+        self.stage_all(target, records, &[], carried, Drain::RELEASE)
+            .await
+    }
+
+    /// As [`Store::stage`], for a caller who cannot keep [`Report::letters`](crate::Report::letters) now: nothing that
+    /// waited before is let go, and the sweep does it later.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub async fn stage_without_release(
+        &self,
+        target: Target,
+        records: &[Record],
+    ) -> Result<Staged, SqlError> {
+        self.stage_all(target, records, &[], &|_| Carried::default(), Drain::OFF)
+            .await
     }
 
     /// Counts records that are dead letters already and moves the fence over them, in the order in which they stood
@@ -161,7 +176,7 @@ impl Store {
     /// # Errors
     /// As [`Store::stage`].
     pub async fn stage_dead(&self, target: Target, dead: &[Origin]) -> Result<Staged, SqlError> {
-        self.stage_all(target, &[], dead, &|_| Carried::default())
+        self.stage_all(target, &[], dead, &|_| Carried::default(), Drain::OFF)
             .await
     }
 
@@ -171,6 +186,7 @@ impl Store {
         records: &[Record],
         dead: &[Origin],
         carried: &(dyn Fn(usize) -> Carried + Sync),
+        drain: Drain,
     ) -> Result<Staged, SqlError> {
         let routes = self.routes();
         let staged = async {
@@ -179,7 +195,7 @@ impl Store {
             let rules = Rules {
                 limits: self.limits(),
                 now: Timestamp::now(),
-                drain: Drain::RELEASE,
+                drain,
             };
             let work = Work {
                 target,

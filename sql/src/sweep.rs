@@ -30,9 +30,21 @@ pub struct Swept {
     pub expired: Vec<RejectReason>,
 }
 
+/// Who takes the dead letters of a sweep.
+pub trait KeepLetters: Sync {
+    /// Why one could not be kept.
+    type Error: std::error::Error + Send;
+
+    /// Keeps the letters of one transaction, durably: it commits when this has returned.
+    fn keep(
+        &self,
+        letters: &[ParkedLetter],
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
 /// Why a sweep did not do all that it could.
 #[derive(Debug, thiserror::Error)]
-pub enum SweepError<E> {
+pub enum SweepError<E: std::error::Error> {
     /// The database.
     #[error(transparent)]
     Sql(#[from] SqlError),
@@ -42,20 +54,20 @@ pub enum SweepError<E> {
 }
 
 impl Store {
-    /// Lets go all that can move at `now`, over all shards. `keep` takes the dead letters of a transaction, and only
-    /// then it commits. A shard that fails does not hold up the others; the first error is told.
+    /// Lets go all that can move at `now`, over all shards. `keeper` takes the dead letters of a transaction, and
+    /// only then it commits. A shard that fails does not hold up the others; the first error is told.
     ///
     /// # Errors
     /// [`SweepError`]. What was not let go waits for the next sweep.
-    pub async fn sweep<E>(
+    pub async fn sweep<K: KeepLetters>(
         &self,
         now: Timestamp,
-        keep: impl AsyncFn(&[ParkedLetter]) -> Result<(), E>,
-    ) -> Result<Swept, (Swept, SweepError<E>)> {
+        keeper: &K,
+    ) -> Result<Swept, (Swept, SweepError<K::Error>)> {
         let mut total = Swept::default();
         let mut first = None;
         for place in places(&self.routes()) {
-            let swept = self.sweep_place(place, now, &keep, &mut total).await;
+            let swept = self.sweep_place(place, now, keeper, &mut total).await;
             first = first.or(swept.err());
         }
         match first {
@@ -64,13 +76,26 @@ impl Store {
         }
     }
 
-    async fn sweep_place<E>(
+    /// Whether a sweep at `now` would find nothing to do.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub async fn is_settled(&self, now: Timestamp) -> Result<bool, SqlError> {
+        for place in places(&self.routes()) {
+            if !self.movable(place, now).await?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn sweep_place<K: KeepLetters>(
         &self,
         place: Target,
         now: Timestamp,
-        keep: &impl AsyncFn(&[ParkedLetter]) -> Result<(), E>,
+        keeper: &K,
         total: &mut Swept,
-    ) -> Result<(), SweepError<E>> {
+    ) -> Result<(), SweepError<K::Error>> {
         loop {
             let mut moved = 0;
             for (target, users) in self.movable(place, now).await? {
@@ -81,7 +106,7 @@ impl Store {
                 };
                 let letters = &staged.report().letters;
                 if !letters.is_empty() {
-                    keep(letters).await.map_err(SweepError::Keep)?;
+                    keeper.keep(letters).await.map_err(SweepError::Keep)?;
                 }
                 let report = staged.commit().await?;
                 moved += report.released + report.letters.len();
@@ -195,17 +220,18 @@ impl Default for SweepTiming {
 
 /// Sweeps for as long as it is polled; dropped, it breaks off, and its transaction is rolled back. `done` hears of each
 /// sweep that moved something.
-pub async fn sweep_while<E: std::fmt::Display>(
+pub async fn sweep_while<K: KeepLetters>(
     store: &Store,
     timing: SweepTiming,
-    keep: impl AsyncFn(&[ParkedLetter]) -> Result<(), E>,
+    keeper: &K,
     done: impl Fn(&Swept),
 ) -> std::convert::Infallible {
     let mut pause = timing.every;
     loop {
-        tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..1.5))).await;
+        let jitter = rand::rng().random_range(0.5..1.5);
+        tokio::time::sleep(pause.mul_f64(jitter)).await;
         let began = tokio::time::Instant::now();
-        let swept = match store.sweep(Timestamp::now(), &keep).await {
+        let swept = match store.sweep(Timestamp::now(), keeper).await {
             Ok(swept) => swept,
             Err((swept, error)) => {
                 tracing::warn!("parked events wait on: {error}");

@@ -74,6 +74,13 @@ counters!(
     deferred,
 );
 
+impl Counts {
+    /// All dead letters.
+    pub fn dead_letters(&self) -> u64 {
+        self.illegal + self.too_early + self.queue_full + self.different_payload + self.malformed
+    }
+}
+
 /// Counters and the batch latency of a worker.
 #[derive(Debug)]
 pub struct Stats {

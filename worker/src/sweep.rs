@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 use shardlane_router::{PartitionId, RouteKey};
-use shardlane_sql::{Carried, ParkedLetter, sweep_while};
+use shardlane_sql::{Carried, KeepLetters, ParkedLetter, sweep_while};
 
 use crate::dead_letter::Reason;
 use crate::lane::Shared;
@@ -14,15 +14,22 @@ use crate::stats::Stats;
 
 /// Sweeps until it is dropped. A letter is acknowledged by the broker before its transaction commits.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let keep = async |letters: &[ParkedLetter]| publish(&shared, letters).await;
     let counters = &shared.stats.counters;
-    sweep_while(&shared.store, shared.settings.sweep, keep, |swept| {
+    sweep_while(&shared.store, shared.settings.sweep, &*shared, |swept| {
         Stats::add(&counters.released, swept.released);
         for reason in &swept.expired {
             shared.stats.dead_letter(*reason);
         }
     })
     .await;
+}
+
+impl KeepLetters for Shared {
+    type Error = KafkaError;
+
+    async fn keep(&self, letters: &[ParkedLetter]) -> Result<(), KafkaError> {
+        publish(self, letters).await
+    }
 }
 
 /// Publishes dead letters of events that waited, as the records that they were.
