@@ -35,6 +35,11 @@ statements!(
     insert_inbox,
     read_inbox,
     forget_rejected,
+    read_parked,
+    load_parked,
+    insert_parked,
+    delete_parked,
+    find_movable,
     read_orders,
     read_disputes,
     upsert_orders,
@@ -43,6 +48,7 @@ statements!(
     insert_dispute_events,
     insert_outbox,
     insert_directory,
+    count_outcomes,
 );
 
 /// A connection that was checked and prepared.
