@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
 use shardlane_worker::{StatsServer, TopicSet, Worker, WorkerSettings};
@@ -30,7 +29,7 @@ pub(crate) struct WorkerArgs {
     /// Records a batch
     #[arg(long, default_value_t = 2_000)]
     batch_rows_max: usize,
-    /// Answer GET /livez, /stats and /hot here; /hot names users, so let only operators reach it
+    /// Answer GET /livez, /readyz, /metrics, /stats and /hot here; /hot names users, so let only operators reach it
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<SocketAddr>,
 }
@@ -50,18 +49,17 @@ impl WorkerArgs {
             eprintln!("worker: {note}");
         }
         let mut settings = WorkerSettings::new(self.kafka, self.group, topics, watch);
-        let map = partitions.document.map().clone();
         settings.batch_rows_max = self.batch_rows_max;
         let (mut interrupt, mut terminate) = (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
         );
-        let mut worker = Worker::start(settings, Arc::clone(&store)).await?;
+        let mut worker = Worker::start(settings, store).await?;
         let stats = worker.stats();
         if let Some(server) = server {
             eprintln!("worker: answers on http://{}", server.address());
             // Ends with the command.
-            tokio::spawn(server.run(Arc::clone(&stats), store, map));
+            tokio::spawn(server.run(worker.view()));
         }
         eprintln!("worker: running; Ctrl-C stops it");
         tokio::select! {

@@ -11,6 +11,7 @@
 
 pub mod audit;
 mod catalog;
+mod counting;
 mod digest;
 mod error;
 mod fold;
@@ -37,11 +38,11 @@ pub use fold::{RejectReason, Rejected};
 pub use identity::{IdentityError, ShardIdentity};
 pub use layout::{CitusPath, Layout, UnknownLayout};
 pub use migrate::{Detail, MigrateError, migrate};
-pub use routes::{Routes, Target};
+pub use routes::{Routes, Target, Way};
 pub use session::PoolWaits;
 pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};
-pub use store::{Backend, Store, StoreOptions};
+pub use store::{Backend, ServerDown, Store, StoreOptions};
 
 /// The business tables, each with a `user_id` in every unique key; the first names Citus's colocation group.
 pub const TABLES: [&str; 8] = [

@@ -1,6 +1,7 @@
 //! One connection with its prepared statements: prepared once, used for each batch.
 
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use shardlane_router::ShardId;
 
+use crate::counting::{CountingClient, StatementCount};
 use crate::follow::address;
 use crate::identity::{self, ShardIdentity};
 use crate::{ErrorClass, SqlError};
@@ -49,7 +51,7 @@ statements!(
 
 /// A connection that was checked and prepared.
 pub(crate) struct Session {
-    pub(crate) client: Client,
+    pub(crate) client: CountingClient,
     pub(crate) statements: Statements,
     /// Set while a transaction is open. A session whose caller went away in between is not used again.
     pub(crate) in_transaction: bool,
@@ -59,16 +61,22 @@ pub(crate) struct Session {
 pub(crate) struct SessionManager {
     postgres: PostgresConnectionManager<NoTls>,
     database: String,
+    statements: StatementCount,
     /// Replaced when the shard takes other slots. Sessions that are there stay: the shard's CHECKs look at each row.
     expected: Arc<ArcSwapOption<ShardIdentity>>,
 }
 
 impl SessionManager {
-    fn new(config: Config, expected: Arc<ArcSwapOption<ShardIdentity>>) -> Self {
+    fn new(
+        config: Config,
+        expected: Arc<ArcSwapOption<ShardIdentity>>,
+        statements: StatementCount,
+    ) -> Self {
         let database = describe(&config);
         SessionManager {
             postgres: PostgresConnectionManager::new(config, NoTls),
             database,
+            statements,
             expected,
         }
     }
@@ -85,7 +93,7 @@ impl bb8::ManageConnection for SessionManager {
         }
         let statements = Statements::prepare(&client).await?;
         Ok(Session {
-            client,
+            client: CountingClient::new(client, Arc::clone(&self.statements)),
             statements,
             in_transaction: false,
         })
@@ -107,6 +115,9 @@ pub(crate) type PooledSession = bb8::PooledConnection<'static, SessionManager>;
 /// with a transient error, which is retried on another.
 pub(crate) struct Pool {
     sessions: bb8::Pool<SessionManager>,
+    server: String,
+    connections_max: u32,
+    statements: StatementCount,
     expected: Arc<ArcSwapOption<ShardIdentity>>,
     last_error: LastError,
     connect_timeout: Duration,
@@ -150,15 +161,23 @@ impl Pool {
     ) -> Pool {
         let last_error = LastError::default();
         let expected = Arc::new(ArcSwapOption::from_pointee(expected));
+        let (server, statements) = (describe(&config), StatementCount::default());
         let sessions = bb8::Pool::builder()
             .max_size(connections_max)
             .connection_timeout(connect_timeout)
             .test_on_check_out(false)
             .retry_connection(false)
             .error_sink(Box::new(last_error.clone()))
-            .build_unchecked(SessionManager::new(config, Arc::clone(&expected)));
+            .build_unchecked(SessionManager::new(
+                config,
+                Arc::clone(&expected),
+                Arc::clone(&statements),
+            ));
         Pool {
             sessions,
+            server,
+            connections_max,
+            statements,
             expected,
             last_error,
             connect_timeout,
@@ -231,11 +250,26 @@ impl Pool {
         }
     }
 
-    /// How long its users have waited.
+    /// host:port/name of the database.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Asks the database for anything at all.
+    pub(crate) async fn ping(&self, shard: ShardId) -> Result<(), SqlError> {
+        let session = self.get(shard).await?;
+        Ok(session.client.batch_execute("").await?)
+    }
+
+    /// How it is used, and how long its users have waited.
     pub(crate) fn waits(&self, shard: ShardId) -> PoolWaits {
         let state = self.sessions.state();
         PoolWaits {
             shard,
+            server: self.server.clone(),
+            statements: self.statements.load(Ordering::Relaxed),
+            connections_max: self.connections_max,
+            idle: state.idle_connections,
             connections: state.connections,
             waited: state.statistics.get_waited,
             timed_out: state.statistics.get_timed_out,
@@ -244,13 +278,21 @@ impl Pool {
     }
 }
 
-/// How long the users of a pool have waited for a connection, since it was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a pool is used, and how long its users have waited for a connection since it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolWaits {
     /// The shard; the first of those that share the pool.
     pub shard: ShardId,
+    /// Its database: host:port/name.
+    pub server: String,
+    /// Statements that were sent.
+    pub statements: u64,
+    /// As many connections as there may be.
+    pub connections_max: u32,
     /// Connections that are there now.
     pub connections: u32,
+    /// Those of them that nobody uses.
+    pub idle: u32,
     /// Those who had to wait and got one.
     pub waited: u64,
     /// Those who waited in vain.

@@ -15,9 +15,15 @@ use crate::poller::Poller;
 use crate::settings::WorkerSettings;
 use crate::stats::Stats;
 
+/// What there is to know about a worker, for [`StatsServer`](crate::StatsServer). It outlives it.
+#[derive(Clone)]
+pub struct WorkerView {
+    pub(crate) shared: Arc<Shared>,
+}
+
 /// A running worker. Dropped, it stops without waiting; [`Worker::stop`] waits.
 pub struct Worker {
-    stats: Arc<Stats>,
+    shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     failed: watch::Receiver<bool>,
     thread: Option<std::thread::JoinHandle<Result<(), WorkerError>>>,
@@ -30,24 +36,23 @@ impl Worker {
     /// [`WorkerError`] where broker, topics or map do not fit.
     pub async fn start(settings: WorkerSettings, store: Arc<Store>) -> Result<Worker, WorkerError> {
         let runtime = Handle::current();
-        let stats = Arc::new(Stats::new());
         let stop = Arc::new(AtomicBool::new(false));
         let (failing, failed) = watch::channel(false);
         let shared = Arc::new(Shared {
             dead_letters: DeadLetters::new(&settings.bootstrap)?,
-            stats: Arc::clone(&stats),
+            stats: Arc::new(Stats::new()),
             store,
             settings,
         });
         let consumer = {
             let shared = Arc::clone(&shared);
-            tokio::task::spawn_blocking(move || subscribe(&shared.settings))
+            tokio::task::spawn_blocking(move || subscribe(&shared))
                 .await
                 .map_err(|_| WorkerError::Panicked)??
         };
         let poller = Poller {
             consumer: Arc::new(consumer),
-            shared,
+            shared: Arc::clone(&shared),
             runtime,
             stop: Arc::clone(&stop),
             error: Arc::default(),
@@ -62,7 +67,7 @@ impl Worker {
             })
             .map_err(|_| WorkerError::Panicked)?;
         Ok(Worker {
-            stats,
+            shared,
             stop,
             failed,
             thread: Some(thread),
@@ -71,7 +76,14 @@ impl Worker {
 
     /// Its counters, which outlive it.
     pub fn stats(&self) -> Arc<Stats> {
-        Arc::clone(&self.stats)
+        Arc::clone(&self.shared.stats)
+    }
+
+    /// For a server that answers about it.
+    pub fn view(&self) -> WorkerView {
+        WorkerView {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Returns when the worker has ended by itself, which it only does for an error: [`Worker::stop`] gives it.

@@ -25,7 +25,7 @@ use crate::dead_letter::DeadLetters;
 use crate::error::WorkerError;
 use crate::record::RawRecord;
 use crate::settings::WorkerSettings;
-use crate::stats::Stats;
+use crate::stats::{Stats, TopicCounters};
 
 /// How often a lane looks whether its frozen slots have thawed.
 const FROZEN_POLL: Duration = Duration::from_millis(20);
@@ -92,6 +92,7 @@ impl Lane {
         // stays at the oldest of these.
         let mut frozen: Vec<Pair> = Vec::new();
         let mut deferred = Deferred::new(Arc::clone(&self.shared.stats));
+        let lag = self.shared.stats.lags.of_lane(&self.topic, self.partition);
         let (mut next, mut seen) = (None, Epoch(0));
         loop {
             let patience = (!frozen.is_empty()).then_some(FROZEN_POLL);
@@ -109,6 +110,10 @@ impl Lane {
                 continue;
             }
             seen = epoch;
+            let accepted = |record: &RawRecord| record.received_at;
+            let waiting = frozen.first().map(|(_, raw)| raw);
+            lag.begins(waiting.or(batch.records.first()).map(accepted));
+            let last = batch.records.last().map(accepted);
             let taken = batch.records.len() + frozen.len();
             let Some(events) = self.decode(batch.records).await? else {
                 break;
@@ -123,9 +128,16 @@ impl Lane {
             if let Some(done) = oldest.or(next) {
                 self.commit_offset(done)?;
             }
-            Stats::add(&self.shared.stats.counters.done, taken - frozen.len());
+            let left = frozen.first().map(|(_, raw)| accepted(raw));
+            lag.ended(oldest.or(next), last, left);
+            Stats::add(&self.counters().done, taken - frozen.len());
         }
         Ok(())
+    }
+
+    /// Those of the lane's topic.
+    fn counters(&self) -> &TopicCounters {
+        self.shared.stats.topic(self.source)
     }
 
     fn commit_offset(&self, next: i64) -> Result<(), KafkaError> {
