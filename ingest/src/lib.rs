@@ -17,6 +17,7 @@
 
 mod error;
 mod health;
+mod metrics;
 mod mode;
 mod problem;
 mod server;
@@ -28,27 +29,31 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{get, post};
 use shardlane_domain::{PAYLOAD_BYTES_MAX, Source};
+use shardlane_worker::Probe;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
 pub use error::IngestError;
 pub use mode::Mode;
-pub use problem::{PROBLEM_TYPE_PREFIX, RETRY_AFTER_SECONDS};
+pub use problem::RETRY_AFTER_SECONDS;
 pub use server::{Server, serve};
 pub use settings::IngestSettings;
+pub use shardlane_worker::PROBLEM_TYPE_PREFIX;
 
 /// Everything that the front door answers. The layers stand inside out: the last one sees a request first.
 pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
+    let metrics = Arc::new(metrics::Metrics::new(&mode));
     let door = Arc::new(webhook::Door {
         mode,
+        metrics: Arc::clone(&metrics),
         body_deadline: settings.body_deadline,
         // Half, so that the last try has time to end, and the answer names the reason.
         retry_budget: settings.request_deadline / 2,
-        probe: health::Probe::new(settings.probe_deadline),
+        probe: Probe::new(settings.probe_deadline),
     });
     Router::new()
         .route(
@@ -62,12 +67,17 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .with_state(door)
+        .route(
+            "/metrics",
+            get(metrics::answer).with_state(Arc::clone(&metrics)),
+        )
         .layer(RequestBodyLimitLayer::new(PAYLOAD_BYTES_MAX))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
             settings.request_deadline,
         ))
         .layer(map_response(problem::dress))
+        .layer(from_fn_with_state(metrics, metrics::measure))
         .layer(TraceLayer::new_for_http().make_span_with(span))
 }
 

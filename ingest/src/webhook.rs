@@ -1,7 +1,7 @@
 //! One webhook, from its bytes to its answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
@@ -11,16 +11,17 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 use shardlane_domain::{Event, Source};
-use shardlane_worker::accepted_now;
+use shardlane_worker::{Probe, accepted_now};
 use tokio::time::timeout;
 
 use crate::Mode;
-use crate::health::Probe;
+use crate::metrics::Metrics;
 use crate::problem::Problem;
 
 /// What all requests share.
 pub(crate) struct Door {
     pub(crate) mode: Mode,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) body_deadline: Duration,
     /// After this time a failed try is the last.
     pub(crate) retry_budget: Duration,
@@ -52,7 +53,11 @@ pub(crate) async fn take(
     tracing::Span::current()
         .record("user_id", tracing::field::display(event.user_id))
         .record("event_id", &event.event_id);
-    door.mode.take(event, door.retry_budget).await
+    let began = Instant::now();
+    let answer = door.mode.take(event, door.retry_budget).await;
+    door.metrics
+        .handed_over(&door.mode, began.elapsed(), answer.is_ok());
+    answer
 }
 
 impl IntoResponse for Answer {

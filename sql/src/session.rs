@@ -257,7 +257,12 @@ impl Pool {
 
     /// Asks the database for anything at all.
     pub(crate) async fn ping(&self, shard: ShardId) -> Result<(), SqlError> {
-        let session = self.get(shard).await?;
+        let mut session = self.get(shard).await?;
+        // Broken while nobody used it; the pool drops it, and the next one may be whole.
+        while session.client.is_closed() {
+            drop(session);
+            session = self.get(shard).await?;
+        }
         Ok(session.client.batch_execute("").await?)
     }
 
