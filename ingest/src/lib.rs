@@ -58,11 +58,11 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
     Router::new()
         .route(
             "/webhooks/payments/orders",
-            post(|door, body| webhook::take(Source::Orders, door, body)),
+            post(|door, trace, body| webhook::take(Source::Orders, door, trace, body)),
         )
         .route(
             "/webhooks/payments/chargebacks",
-            post(|door, body| webhook::take(Source::Chargebacks, door, body)),
+            post(|door, trace, body| webhook::take(Source::Chargebacks, door, trace, body)),
         )
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -83,11 +83,16 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
 
 /// A query or a header could carry what is nobody's business in a log, so neither is here.
 fn span(request: &Request) -> tracing::Span {
-    tracing::info_span!(
+    let span = tracing::info_span!(
         "request",
+        otel.kind = "server",
         method = %request.method(),
         path = request.uri().path(),
-        user_id = tracing::field::Empty,
+        user_token = tracing::field::Empty,
         event_id = tracing::field::Empty,
-    )
+    );
+    if let webhook::Trace(Some(trace)) = webhook::Trace::of(request.headers()) {
+        trace.adopt(&span);
+    }
+    span
 }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use backon::{ExponentialBuilder, Retryable};
 use shardlane_domain::Event;
 use shardlane_sql::{ErrorClass, Record, RejectReason, SqlError, Store};
-use shardlane_worker::{PublishError, Publisher};
+use shardlane_worker::{PublishError, Publisher, TraceContext};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use crate::problem::Problem;
 use crate::webhook::Answer;
@@ -34,10 +35,11 @@ impl Mode {
     pub(crate) async fn take(
         &self,
         event: Event,
+        trace: Option<&TraceContext>,
         retry_budget: Duration,
     ) -> Result<Answer, Problem> {
         match self {
-            Mode::Kafka(publisher) => publish(publisher, &event).await,
+            Mode::Kafka(publisher) => publish(publisher, &event, trace).await,
             Mode::Direct(store) => apply(store, event, retry_budget).await,
         }
     }
@@ -106,8 +108,12 @@ async fn ping_broker(
 /// Whatever Kafka's reason, the event is not acknowledged and may be sent again: a broker that is away comes back,
 /// and a missing topic or right is an operator's to mend. The event itself cannot be at fault: it was validated,
 /// and is far below a record's limit.
-async fn publish(publisher: &Publisher, event: &Event) -> Result<Answer, Problem> {
-    match publisher.publish(event).await {
+async fn publish(
+    publisher: &Publisher,
+    event: &Event,
+    trace: Option<&TraceContext>,
+) -> Result<Answer, Problem> {
+    match publisher.publish_in(event, trace).await {
         Ok(published) => Ok(Answer::Accepted {
             partition: published.partition,
             offset: published.offset,
@@ -198,7 +204,10 @@ async fn apply_once(store: &Store, records: &[Record; 1]) -> Result<Fate, SqlErr
         staged.rollback().await?;
         return Ok(Fate::Rejected(reason));
     }
-    let report = staged.commit().await?;
+    let report = staged
+        .commit()
+        .instrument(tracing::info_span!("commit"))
+        .await?;
     Ok(Fate::Kept(if report.applied > 0 {
         Answer::Applied
     } else if report.stale > 0 {

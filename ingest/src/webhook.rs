@@ -1,17 +1,20 @@
 //! One webhook, from its bytes to its answer.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 use shardlane_domain::{Event, Source};
-use shardlane_worker::{Probe, accepted_now};
+use shardlane_router::{RouteKey, TokenHash};
+use shardlane_worker::{HEADER_TRACEPARENT, HEADER_TRACESTATE, Probe, TraceContext, accepted_now};
 use tokio::time::timeout;
 
 use crate::Mode;
@@ -46,18 +49,59 @@ pub(crate) enum Answer {
 pub(crate) async fn take(
     source: Source,
     State(door): State<Arc<Door>>,
+    Trace(trace): Trace,
     Payload(payload): Payload,
 ) -> Result<Answer, Problem> {
     let event = Event::decode(source, payload.clone(), accepted_now())
         .map_err(|error| Problem::refused(error, &payload))?;
     tracing::Span::current()
-        .record("user_id", tracing::field::display(event.user_id))
+        .record("user_token", token_of(&event))
         .record("event_id", &event.event_id);
     let began = Instant::now();
-    let answer = door.mode.take(event, door.retry_budget).await;
+    let answer = door
+        .mode
+        .take(event, trace.as_ref(), door.retry_budget)
+        .await;
     door.metrics
         .handed_over(&door.mode, began.elapsed(), answer.is_ok());
     answer
+}
+
+/// The user as traces and logs may know it: `shardlane route USER` gives the same number, which does not lead back.
+fn token_of(event: &Event) -> u32 {
+    let key = RouteKey::Uuid(event.user_id);
+    TokenHash::Postgres.token(&key).value()
+}
+
+/// The trace to which the sender says that the request belongs.
+pub(crate) struct Trace(pub(crate) Option<TraceContext>);
+
+impl Trace {
+    /// There must be one parent; states are one list, however many headers it came in.
+    pub(crate) fn of(headers: &HeaderMap) -> Trace {
+        let texts = |name| {
+            let values = headers.get_all(name).iter();
+            values
+                .map(|value| value.to_str())
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let (Ok(parents), Ok(states)) = (texts(HEADER_TRACEPARENT), texts(HEADER_TRACESTATE))
+        else {
+            return Trace(None);
+        };
+        let [parent] = parents[..] else {
+            return Trace(None);
+        };
+        Trace(TraceContext::parse(parent, &states.join(",")))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Trace {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Trace::of(&parts.headers))
+    }
 }
 
 impl IntoResponse for Answer {

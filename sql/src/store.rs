@@ -9,6 +9,7 @@ use shardlane_router::{Epoch, ShardId, ShardMap, SlotMap};
 use tokio::task::AbortHandle;
 use tokio_postgres::Config;
 use tokio_postgres::error::{DbError, SqlState};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::follow::Source;
@@ -146,7 +147,9 @@ impl Store {
             let session = lane.pool.get(target.shard).await?;
             stage(session, target, lane.anchor, records).await
         };
-        staged.await.map_err(|error| self.explain(error, target))
+        let span = tracing::info_span!("stage", shard = %target.shard, records = records.len());
+        let staged = staged.instrument(span).await;
+        staged.map_err(|error| self.explain(error, target))
     }
 
     /// How far `target` has applied a partition of a topic: the next offset, or `None` if it never saw it since it

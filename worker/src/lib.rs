@@ -33,6 +33,7 @@ mod settings;
 mod stats;
 mod stats_server;
 mod topics;
+mod trace;
 mod worker;
 
 pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};
@@ -54,6 +55,7 @@ pub use topics::{
     DLQ_SUFFIX, ExtraPartitions, TopicError, TopicReport, TopicSet, check_topics, create_topics,
     delete_topics, verify_topics,
 };
+pub use trace::{HEADER_TRACEPARENT, HEADER_TRACESTATE, TraceContext};
 pub use worker::{Worker, WorkerView};
 
 /// Kafka header: the id of the hash that placed the record.

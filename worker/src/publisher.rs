@@ -16,9 +16,11 @@ use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 use shardlane_domain::Event;
 use shardlane_router::{Epoch, RouteKey, SlotMap};
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 use crate::map_watch::{MapSource, MapWatch};
 use crate::topics::{TopicError, TopicReport, TopicSet, verify_topics};
+use crate::trace::TraceContext;
 use crate::{HEADER_EPOCH, HEADER_HASH_ID, HEADER_SLOT};
 
 /// How many events of frozen slots may wait at one time; more would keep those of other slots from the front door.
@@ -159,12 +161,45 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]: the broker may or may not have the record; the provider should send it again.
     pub async fn publish(&self, event: &Event) -> Result<Published, PublishError> {
+        self.publish_in(event, None).await
+    }
+
+    /// The same, for an event that belongs to a trace: the record carries `trace` on. Where spans are exported it carries
+    /// the place of the publish's own span.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub async fn publish_in(
+        &self,
+        event: &Event,
+        trace: Option<&TraceContext>,
+    ) -> Result<Published, PublishError> {
+        let span = tracing::info_span!(
+            "publish",
+            otel.kind = "producer",
+            topic = self.topics.of(event.source),
+            partition = tracing::field::Empty,
+            offset = tracing::field::Empty,
+        );
+        let own = TraceContext::of(&span);
+        let publish = self.deliver(event, own.as_ref().or(trace));
+        let published = publish.instrument(span.clone()).await?;
+        span.record("partition", published.partition);
+        span.record("offset", published.offset);
+        Ok(published)
+    }
+
+    async fn deliver(
+        &self,
+        event: &Event,
+        trace: Option<&TraceContext>,
+    ) -> Result<Published, PublishError> {
         let give_up = match &self.map {
             MapSource::Static(_) => Instant::now(),
             MapSource::Watched(watch) => Instant::now() + watch.timing().hold_max,
         };
         loop {
-            let refused = match self.hand_over(event) {
+            let refused = match self.hand_over(event, trace) {
                 Ok(handed_over) => handed_over.acknowledged().await,
                 Err(error) => Err(error),
             };
@@ -178,7 +213,11 @@ impl Publisher {
     }
 
     /// Places the record by the map of this moment and gives it to the client, with nothing to wait for in between.
-    fn hand_over(&self, event: &Event) -> Result<HandedOver, PublishError> {
+    fn hand_over(
+        &self,
+        event: &Event,
+        trace: Option<&TraceContext>,
+    ) -> Result<HandedOver, PublishError> {
         let topic = self.topics.of(event.source);
         let key = event.user_id.to_string();
         let snapshot = self.map.snapshot();
@@ -196,12 +235,16 @@ impl Publisher {
                 epoch: map.epoch(),
             });
         }
+        let mut headers = address_headers(map, route.slot.index());
+        if let Some(trace) = trace {
+            headers = trace.add_to(headers);
+        }
         let record = FutureRecord::to(&topic)
             .key(&key)
             .payload(&event.payload[..])
             .partition(route.partition.0)
             .timestamp(event.received_at.as_millisecond())
-            .headers(address_headers(map, route.slot.index()));
+            .headers(headers);
         // A full queue is an answer at once, not a wait without bound.
         let delivery = self
             .producer

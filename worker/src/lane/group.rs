@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use shardlane_sql::{ErrorClass, Record, Report, Routes, SqlError, Target};
+use tracing::Instrument as _;
 
 use super::batch::is_covered;
 use super::fence::Fence;
@@ -217,7 +218,9 @@ impl Lane {
             })
             .collect();
         self.publish_dead(&letters).await?;
-        Ok(staged.commit().await?)
+        let shard = target.shard();
+        let span = tracing::info_span!("commit", %shard);
+        Ok(staged.commit().instrument(span).await?)
     }
 
     pub(super) async fn publish_dead(

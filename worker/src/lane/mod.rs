@@ -17,6 +17,7 @@ use shardlane_domain::Source;
 use shardlane_router::Epoch;
 use shardlane_sql::{Record, Store, Target};
 use tokio::sync::mpsc;
+use tracing::{Instrument as _, Span};
 
 use self::batch::Batch;
 pub(crate) use self::batch::CHUNK_ROWS_MAX;
@@ -26,6 +27,7 @@ use crate::error::WorkerError;
 use crate::record::RawRecord;
 use crate::settings::WorkerSettings;
 use crate::stats::{Stats, TopicCounters};
+use crate::trace;
 
 /// How often a lane looks whether its frozen slots have thawed.
 const FROZEN_POLL: Duration = Duration::from_millis(20);
@@ -115,11 +117,14 @@ impl Lane {
             lag.begins(waiting.or(batch.records.first()).map(accepted));
             let last = batch.records.last().map(accepted);
             let taken = batch.records.len() + frozen.len();
-            let Some(events) = self.decode(batch.records).await? else {
+            let span = self.span(&batch.records);
+            let decoded = self.decode(batch.records).instrument(span.clone());
+            let Some(events) = decoded.await? else {
                 break;
             };
             frozen.extend(events);
-            let Some(waiting) = self.process(frozen, &mut fences).await? else {
+            let processed = self.process(frozen, &mut fences).instrument(span);
+            let Some(waiting) = processed.await? else {
                 break;
             };
             frozen = waiting;
@@ -133,6 +138,21 @@ impl Lane {
             Stats::add(&self.counters().done, taken - frozen.len());
         }
         Ok(())
+    }
+
+    /// A batch's span, tied to the traces of its records.
+    fn span(&self, records: &[RawRecord]) -> Span {
+        let span = tracing::info_span!(
+            "batch",
+            otel.kind = "consumer",
+            topic = %self.topic,
+            partition = self.partition,
+            first_offset = records.first().map(|record| record.offset),
+            last_offset = records.last().map(|record| record.offset),
+            records = records.len(),
+        );
+        trace::tie(&span, records);
+        span
     }
 
     /// Those of the lane's topic.
