@@ -9,7 +9,8 @@
 //! - **The body travels as it came**: what was sent is published and stored, byte for byte.
 //! - **Every error is an RFC 9457 problem**, also those of the router, the limits and the deadline.
 //! - **Everything is bounded**: connections, headers, bodies, requests, probes, retries, the stop.
-//! - **No payload in a log**: spans carry ids, logs carry our errors; what a decoder quotes goes to its sender only.
+//! - **No payload in a log, and no user**: spans carry the user's token, logs carry our errors; what a decoder quotes goes to
+//!   its sender only.
 //! - Absent: signature verification (the start says so), rate limits, TLS; routing and SQL, which `shardlane-worker`
 //!   and `shardlane-sql` have.
 //!

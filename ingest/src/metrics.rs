@@ -1,6 +1,7 @@
 //! Metrics of the front door; docs/metrics.md describes each.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -13,8 +14,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use shardlane_worker::{metrics_answer, register_pools};
-
-use std::sync::Arc;
 
 use crate::Mode;
 use crate::problem::Refusal;

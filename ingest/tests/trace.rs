@@ -14,7 +14,7 @@ use shardlane_domain::Source;
 use shardlane_ingest::{IngestSettings, Mode, router};
 use shardlane_sql::Layout;
 use shardlane_sql::testing::{TEST_PARTITIONS, TestDb, kafka, test_map, unique};
-use shardlane_worker::{Publisher, TopicSet, Worker, WorkerSettings, create_topics};
+use shardlane_worker::{Publisher, TopicError, TopicSet, Worker, WorkerSettings, create_topics};
 use tower::ServiceExt;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -56,8 +56,15 @@ impl World {
             .await
             .unwrap();
         let (servers, names) = (bootstrap.clone(), topics.clone());
-        let connect = move || Publisher::connect(&servers, names, test_map().into(), PATIENCE);
-        let publisher = tokio::task::spawn_blocking(connect).await.unwrap().unwrap();
+        let until = Instant::now() + PATIENCE;
+        let connect = move || loop {
+            match Publisher::connect(&servers, names.clone(), test_map().into(), PATIENCE) {
+                // Made by the controller; the broker that is asked next may not have heard of them yet.
+                Err(TopicError::Missing(_)) if Instant::now() < until => {}
+                connected => return connected.unwrap(),
+            }
+        };
+        let publisher = tokio::task::spawn_blocking(connect).await.unwrap();
         Some(World {
             db,
             bootstrap,

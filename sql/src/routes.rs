@@ -280,12 +280,39 @@ impl Routes {
 mod tests {
     use std::time::Duration;
 
-    use shardlane_router::{KeyRange, Node, RangeOfShard};
+    use shardlane_router::{KeyType, Node};
 
     use super::*;
 
     fn pool() -> Arc<Pool> {
         let config = "postgres://nobody@localhost/none".parse().unwrap();
         Arc::new(Pool::new(config, None, 1, Duration::from_secs(1)))
+    }
+
+    #[tokio::test]
+    async fn a_batch_went_to_its_owner_unless_the_map_has_changed_or_there_is_a_coordinator() {
+        let node = |group| Node {
+            group,
+            host: format!("node{group}"),
+            port: 5432,
+        };
+        let (nodes, first) = (vec![node(1), node(2)], ShardId(100));
+        let hash = TokenHash::Postgres;
+        let map = ShardMap::uniform(Epoch(1), hash, KeyType::Uuid, nodes, first, 4).unwrap();
+        let moved = map.with_shard_moved(first, 1).unwrap();
+        let pools = [pool(), pool()];
+        let of =
+            |map: &ShardMap| Routes::ranges(Arc::new(map.clone()), |node| Arc::clone(&pools[node]));
+        let (sent, now) = (of(&map), of(&moved));
+        let targets: Vec<Target> = sent.targets().collect();
+        assert_eq!(targets[0].shard(), first);
+        assert_eq!(sent.way(targets[0], &sent), Way::Owner);
+        assert_eq!(sent.way(targets[0], &now), Way::FormerOwner);
+        assert_eq!(sent.way(targets[1], &now), Way::Owner);
+        let asked = of(&map).by_coordinator();
+        assert_eq!(asked.way(targets[1], &asked), Way::Coordinator);
+        assert_eq!(Routes::one(pool()).servers().len(), 1);
+        let shards: Vec<usize> = sent.servers().iter().map(|(_, it)| it.len()).collect();
+        assert_eq!(shards, [2, 2]);
     }
 }

@@ -195,7 +195,7 @@ mod tests {
             written(PARENT, "vendor=1,other@tenant=a b"),
             [parent.clone(), state]
         );
-        assert_eq!(written(PARENT, "no list"), [parent.clone()]);
+        assert_eq!(written(PARENT, "no list"), [parent.as_str()]);
         let long = format!("vendor={}", "1".repeat(TRACESTATE_BYTES_MAX));
         assert_eq!(written(PARENT, &long), [parent]);
     }
