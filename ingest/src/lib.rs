@@ -7,6 +7,7 @@
 //! - **Acknowledged means durable**: 202 after the broker's acks=all, 200 after the database's commit. Every other
 //!   answer means that the provider should look, or send again; sending again is always safe.
 //! - **The body travels as it came**: what was sent is published and stored, byte for byte.
+//! - **Direct mode loses nothing either**: what is refused for good is a dead letter before it is answered.
 //! - **Every error is an RFC 9457 problem**, also those of the router, the limits and the deadline.
 //! - **Everything is bounded**: connections, headers, bodies, requests, probes, retries, the stop.
 //! - **No payload in a log, and no user**: spans carry the user's token, logs carry our errors; what a decoder quotes goes to
@@ -16,6 +17,7 @@
 //!
 //! [`Event::decode`]: shardlane_domain::Event::decode
 
+mod dead_letter;
 mod error;
 mod health;
 mod metrics;
@@ -38,6 +40,7 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
+pub use dead_letter::replay;
 pub use error::IngestError;
 pub use mode::Mode;
 pub use problem::RETRY_AFTER_SECONDS;
@@ -55,15 +58,16 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
         // Half, so that the last try has time to end, and the answer names the reason.
         retry_budget: settings.request_deadline / 2,
         probe: Probe::new(settings.probe_deadline),
+        keep_undecodable: settings.keep_undecodable,
     });
     Router::new()
         .route(
             "/webhooks/payments/orders",
-            post(|door, trace, body| webhook::take(Source::Orders, door, trace, body)),
+            post(|door, headers, body| webhook::take(Source::Orders, door, headers, body)),
         )
         .route(
             "/webhooks/payments/chargebacks",
-            post(|door, trace, body| webhook::take(Source::Chargebacks, door, trace, body)),
+            post(|door, headers, body| webhook::take(Source::Chargebacks, door, headers, body)),
         )
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -92,7 +96,7 @@ fn span(request: &Request) -> tracing::Span {
         user_token = tracing::field::Empty,
         event_id = tracing::field::Empty,
     );
-    if let webhook::Trace(Some(trace)) = webhook::Trace::of(request.headers()) {
+    if let Some(trace) = webhook::trace_of(request.headers()) {
         trace.adopt(&span);
     }
     span

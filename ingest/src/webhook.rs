@@ -1,13 +1,11 @@
 //! One webhook, from its bytes to its answer.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
-use axum::extract::{FromRequest, FromRequestParts, Request, State};
-use axum::http::request::Parts;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -18,6 +16,7 @@ use shardlane_worker::{HEADER_TRACEPARENT, HEADER_TRACESTATE, Probe, TraceContex
 use tokio::time::timeout;
 
 use crate::Mode;
+use crate::dead_letter;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 
@@ -29,6 +28,8 @@ pub(crate) struct Door {
     /// After this time a failed try is the last.
     pub(crate) retry_budget: Duration,
     pub(crate) probe: Probe,
+    /// Whether bytes that are no event become dead letters of direct mode.
+    pub(crate) keep_undecodable: bool,
 }
 
 /// The good answers.
@@ -49,19 +50,28 @@ pub(crate) enum Answer {
 pub(crate) async fn take(
     source: Source,
     State(door): State<Arc<Door>>,
-    Trace(trace): Trace,
+    headers: HeaderMap,
     Payload(payload): Payload,
 ) -> Result<Answer, Problem> {
-    let event = Event::decode(source, payload.clone(), accepted_now())
-        .map_err(|error| Problem::refused(error, &payload))?;
+    let accepted = accepted_now();
+    let event = match Event::decode(source, payload.clone(), accepted) {
+        Ok(event) => event,
+        Err(error) => {
+            let letter = dead_letter::of_bytes(source, payload.clone(), &error, accepted, &headers);
+            let problem = Problem::refused(error, &payload);
+            return Err(match &door.mode {
+                Mode::Direct(store) if door.keep_undecodable => {
+                    dead_letter::bury(store, &letter, problem).await
+                }
+                Mode::Direct(_) | Mode::Kafka(_) => problem,
+            });
+        }
+    };
     tracing::Span::current()
         .record("user_token", token_of(&event))
         .record("event_id", &event.event_id);
     let began = Instant::now();
-    let answer = door
-        .mode
-        .take(event, trace.as_ref(), door.retry_budget)
-        .await;
+    let answer = door.mode.take(event, &headers, door.retry_budget).await;
     door.metrics
         .handed_over(&door.mode, began.elapsed(), answer.is_ok());
     answer
@@ -73,34 +83,30 @@ fn token_of(event: &Event) -> u32 {
     TokenHash::Postgres.token(&key).value()
 }
 
-/// The trace to which the sender says that the request belongs.
-pub(crate) struct Trace(pub(crate) Option<TraceContext>);
-
-impl Trace {
-    /// There must be one parent; states are one list, however many headers it came in.
-    pub(crate) fn of(headers: &HeaderMap) -> Trace {
-        let texts = |name| {
-            let values = headers.get_all(name).iter();
-            values
-                .map(|value| value.to_str())
-                .collect::<Result<Vec<_>, _>>()
-        };
-        let (Ok(parents), Ok(states)) = (texts(HEADER_TRACEPARENT), texts(HEADER_TRACESTATE))
-        else {
-            return Trace(None);
-        };
-        let [parent] = parents[..] else {
-            return Trace(None);
-        };
-        Trace(TraceContext::parse(parent, &states.join(",")))
-    }
+/// The trace to which the sender says that the request belongs: of one parent; states are one list, however many headers
+/// it came in.
+pub(crate) fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    let texts = |name| {
+        let values = headers.get_all(name).iter();
+        values
+            .map(|value| value.to_str().ok())
+            .collect::<Option<Vec<_>>>()
+    };
+    let [parent] = texts(HEADER_TRACEPARENT)?[..] else {
+        return None;
+    };
+    TraceContext::parse(parent, &texts(HEADER_TRACESTATE)?.join(","))
 }
 
-impl<S: Sync> FromRequestParts<S> for Trace {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Trace::of(&parts.headers))
+impl Answer {
+    /// As the answer's `status` says it.
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Answer::Accepted { .. } => "accepted",
+            Answer::Applied => "applied",
+            Answer::Duplicate => "duplicate",
+            Answer::Stale => "stale",
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 pub mod audit;
 mod catalog;
 mod counting;
+mod dead_letters;
 mod digest;
 mod error;
 mod fold;
@@ -19,7 +20,9 @@ mod follow;
 mod identity;
 mod layout;
 mod migrate;
+mod outbox;
 pub mod reshard;
+mod retention;
 mod routes;
 mod rows;
 #[cfg(feature = "servers")]
@@ -32,12 +35,15 @@ mod store;
 pub mod testing;
 
 pub use catalog::{Catalog, Pace, ShardEntry, catalog_history, read_catalog};
+pub use dead_letters::NewLetter;
 pub use digest::{Digest, DigestError, digest};
 pub use error::{ErrorClass, SqlError};
 pub use fold::{RejectReason, Rejected};
 pub use identity::{IdentityError, ShardIdentity};
 pub use layout::{CitusPath, Layout, UnknownLayout};
 pub use migrate::{Detail, MigrateError, migrate};
+pub use outbox::{Outbox, OutboxLag, OutboxRow, OutboxSession};
+pub use retention::{RetentionJob, RetentionSettings};
 pub use routes::{Routes, Target, Way};
 pub use session::PoolWaits;
 pub use slots::{NotASlotSet, SlotSet};

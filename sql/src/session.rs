@@ -114,6 +114,7 @@ pub(crate) type PooledSession = bb8::PooledConnection<'static, SessionManager>;
 /// A pool of sessions to one database. It does not test a connection before each use: a broken one fails its batch
 /// with a transient error, which is retried on another.
 pub(crate) struct Pool {
+    config: Config,
     sessions: bb8::Pool<SessionManager>,
     server: String,
     connections_max: u32,
@@ -169,11 +170,12 @@ impl Pool {
             .retry_connection(false)
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(SessionManager::new(
-                config,
+                config.clone(),
                 Arc::clone(&expected),
                 Arc::clone(&statements),
             ));
         Pool {
+            config,
             sessions,
             server,
             connections_max,
@@ -182,6 +184,11 @@ impl Pool {
             last_error,
             connect_timeout,
         }
+    }
+
+    /// Where its sessions lead.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// From now on the database must be this shard.

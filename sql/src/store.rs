@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::follow::Source;
+use crate::outbox::Outbox;
 use crate::routes::{Lane, Routes, Target, Way};
 use crate::session::PoolWaits;
 use crate::stage::{Record, Staged, stage};
@@ -246,6 +247,24 @@ impl Store {
     #[must_use]
     pub fn way(&self, sent: &Routes, target: Target) -> Way {
         sent.way(target, &self.shared.routes.load())
+    }
+
+    /// Where rows wait to be published: each database, or Citus's coordinator, which sees those of all nodes.
+    #[must_use]
+    pub fn outboxes(&self) -> Vec<Outbox> {
+        let routes = self.routes();
+        if let Source::Citus(citus) = &self.shared.source {
+            return vec![Outbox::new(ShardId(0), citus.coordinator().clone())];
+        }
+        let lanes = routes.lanes().iter();
+        lanes
+            .map(|lane| Outbox::new(lane.target.shard, lane.pool.config().clone()))
+            .collect()
+    }
+
+    /// Each database once, for connections that are apart from the pools.
+    pub(crate) fn databases(&self) -> Vec<Config> {
+        self.shared.source.databases(&self.routes())
     }
 
     /// Says what an error means for routing, and has a look for newer routes where it hints at them.

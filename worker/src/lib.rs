@@ -15,12 +15,14 @@
 mod audit;
 mod consumer;
 mod dead_letter;
+mod dlq;
 mod drain;
 mod error;
 mod growth;
 mod hot;
 mod lag;
 mod lane;
+mod log_scan;
 mod map_document;
 mod map_topic;
 mod map_watch;
@@ -29,14 +31,18 @@ mod ops;
 mod poller;
 mod publisher;
 mod record;
+mod relay;
+mod retention;
 mod settings;
 mod stats;
 mod stats_server;
+mod topic_error;
 mod topics;
 mod trace;
 mod worker;
 
 pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};
+pub use dlq::{DeadLetterLog, DlqError};
 pub use error::WorkerError;
 pub use growth::{GrowthError, GrowthOutcome, GrowthSettings, GrowthStep, abort_growth, grow};
 pub use hot::{HOT_MAX, HotKeys, skew};
@@ -47,6 +53,7 @@ pub use map_watch::{MapSource, MapTiming, MapWatch, Snapshot};
 pub use metrics::{metrics_answer, register_pools};
 pub use ops::{PROBLEM_TYPE_PREFIX, Probe, ProblemDetails, not_ready};
 pub use publisher::{PublishError, Published, Publisher, accepted_now};
+pub use relay::{Relay, RelayCounts, RelaySettings, RelayStats};
 pub use settings::WorkerSettings;
 pub use stats::{Counts, Stats, TopicCounts};
 pub use stats_server::{HotAnswer, HotSlot, HotUser, StatsServer, StatsServerError};
@@ -62,5 +69,9 @@ pub use worker::{Worker, WorkerView};
 pub const HEADER_HASH_ID: &str = "shardlane-hash-id";
 /// Kafka header: the epoch of the map that placed the record.
 pub const HEADER_EPOCH: &str = "shardlane-epoch";
+/// Kafka header of a replayed letter: when the front door accepted the webhook.
+pub const HEADER_ACCEPTED_AT: &str = "shardlane-accepted-at";
+/// Kafka header of a replayed letter: the letter's id.
+pub const HEADER_REPLAYED_FROM: &str = "shardlane-replayed-from";
 /// Kafka header: the user's slot.
 pub const HEADER_SLOT: &str = "shardlane-slot";

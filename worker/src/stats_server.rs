@@ -21,8 +21,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::lane::Shared;
-use crate::metrics::{WorkerCollector, metrics_answer, register_pools};
+use crate::metrics::{RelayCollector, WorkerCollector, metrics_answer, register_pools};
 use crate::ops::{Probe, not_ready};
+use crate::relay::{RelayCounts, RelayStats};
 use crate::stats::Counts;
 use crate::worker::WorkerView;
 
@@ -96,6 +97,8 @@ struct StatsAnswer {
     counts: Counts,
     batch_p50_us: u64,
     batch_p99_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay: Option<RelayCounts>,
 }
 
 #[derive(Serialize)]
@@ -106,20 +109,25 @@ struct Status {
 /// What the answers are made of.
 struct View {
     shared: Arc<Shared>,
+    relay: Option<Arc<RelayStats>>,
     registry: Registry,
     probe: Probe,
 }
 
 impl View {
-    fn new(shared: Arc<Shared>) -> View {
+    fn new(shared: Arc<Shared>, relay: Option<Arc<RelayStats>>) -> View {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(WorkerCollector {
             stats: Arc::clone(&shared.stats),
             topics: shared.settings.topics.clone(),
         }));
         register_pools(&mut registry, &shared.store);
+        if let Some(relay) = &relay {
+            registry.register_collector(Box::new(RelayCollector(Arc::clone(relay))));
+        }
         View {
             shared,
+            relay,
             registry,
             probe: Probe::new(PROBE_DEADLINE),
         }
@@ -130,6 +138,7 @@ impl View {
 pub struct StatsServer {
     listener: TcpListener,
     address: SocketAddr,
+    relay: Option<Arc<RelayStats>>,
 }
 
 impl StatsServer {
@@ -144,7 +153,18 @@ impl StatsServer {
         };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        Ok(StatsServer { listener, address })
+        Ok(StatsServer {
+            listener,
+            address,
+            relay: None,
+        })
+    }
+
+    /// Answers about a relay too.
+    #[must_use]
+    pub fn with_relay(mut self, relay: Arc<RelayStats>) -> StatsServer {
+        self.relay = Some(relay);
+        self
     }
 
     /// The address, with the port that the system gave for port 0.
@@ -169,7 +189,7 @@ impl StatsServer {
             )
             .route("/stats", get(stats_answer))
             .route("/hot", get(hot_answer))
-            .with_state(Arc::new(View::new(worker.shared)));
+            .with_state(Arc::new(View::new(worker.shared, self.relay)));
         let address = self.address;
         let served = axum::serve(self.listener, app).await;
         served.map_err(|source| StatsServerError::Listen { address, source })
@@ -242,6 +262,7 @@ async fn stats_answer(State(view): State<Arc<View>>) -> Json<StatsAnswer> {
         counts: stats.counts(),
         batch_p50_us: latency.value_at_quantile(0.5),
         batch_p99_us: latency.value_at_quantile(0.99),
+        relay: view.relay.as_ref().map(|relay| relay.counts()),
     })
 }
 

@@ -5,11 +5,12 @@
 
 use std::str::FromStr as _;
 
+use bytes::Bytes;
 use opentelemetry::Context;
 use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
 };
-use rdkafka::message::{Header, Headers as _, OwnedHeaders};
+use rdkafka::message::Headers as _;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -69,20 +70,15 @@ impl TraceContext {
         format!("00-{trace}-{span}-{:02x}", self.0.trace_flags().to_u8())
     }
 
-    /// Adds the two headers.
-    pub(crate) fn add_to(&self, headers: OwnedHeaders) -> OwnedHeaders {
-        let headers = headers.insert(Header {
-            key: HEADER_TRACEPARENT,
-            value: Some(&self.traceparent()),
-        });
+    /// The headers, for a record.
+    pub(crate) fn headers(&self) -> Vec<(String, Option<Bytes>)> {
+        let header = |name: &str, value: String| (name.to_owned(), Some(value.into()));
+        let mut headers = vec![header(HEADER_TRACEPARENT, self.traceparent())];
         let state = self.0.trace_state().header();
-        if state.is_empty() {
-            return headers;
+        if !state.is_empty() {
+            headers.push(header(HEADER_TRACESTATE, state));
         }
-        headers.insert(Header {
-            key: HEADER_TRACESTATE,
-            value: Some(&state),
-        })
+        headers
     }
 
     fn of_record(record: &RawRecord) -> Option<TraceContext> {
@@ -137,8 +133,8 @@ fn parse_traceparent(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use jiff::Timestamp;
+    use rdkafka::message::{Header, OwnedHeaders};
 
     use super::*;
 
@@ -182,12 +178,11 @@ mod tests {
     fn what_was_read_is_written() {
         let written = |parent: &str, state: &str| {
             let context = TraceContext::parse(parent, state).unwrap();
-            let headers = context.add_to(OwnedHeaders::new());
-            let text = |header: Header<'_, &[u8]>| {
-                let value = std::str::from_utf8(header.value.unwrap()).unwrap();
-                format!("{}={value}", header.key)
+            let text = |(key, value): (String, Option<Bytes>)| {
+                let value = String::from_utf8(value.unwrap().to_vec()).unwrap();
+                format!("{key}={value}")
             };
-            headers.iter().map(text).collect::<Vec<_>>()
+            context.headers().into_iter().map(text).collect::<Vec<_>>()
         };
         let parent = format!("traceparent={PARENT}");
         let state = "tracestate=vendor=1,other@tenant=a b".to_owned();

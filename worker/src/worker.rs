@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shardlane_sql::Store;
+use shardlane_sql::{RetentionJob, Store};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -12,6 +12,7 @@ use crate::dead_letter::DeadLetters;
 use crate::error::WorkerError;
 use crate::lane::Shared;
 use crate::poller::Poller;
+use crate::retention;
 use crate::settings::WorkerSettings;
 use crate::stats::Stats;
 
@@ -27,6 +28,7 @@ pub struct Worker {
     stop: Arc<AtomicBool>,
     failed: watch::Receiver<bool>,
     thread: Option<std::thread::JoinHandle<Result<(), WorkerError>>>,
+    _retention: Option<RetentionJob>,
 }
 
 impl Worker {
@@ -36,11 +38,13 @@ impl Worker {
     /// [`WorkerError`] where broker, topics or map do not fit.
     pub async fn start(settings: WorkerSettings, store: Arc<Store>) -> Result<Worker, WorkerError> {
         let runtime = Handle::current();
+        let stats = Arc::new(Stats::new());
+        let retention = retention::start(&settings, &store, &stats).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let (failing, failed) = watch::channel(false);
         let shared = Arc::new(Shared {
             dead_letters: DeadLetters::new(&settings.bootstrap)?,
-            stats: Arc::new(Stats::new()),
+            stats,
             store,
             settings,
         });
@@ -71,6 +75,7 @@ impl Worker {
             stop,
             failed,
             thread: Some(thread),
+            _retention: retention,
         })
     }
 

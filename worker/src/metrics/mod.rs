@@ -4,6 +4,7 @@
 //! docs/metrics.md describes each; a test compares.
 
 mod pools;
+mod relay;
 mod sheet;
 mod worker;
 
@@ -13,6 +14,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use shardlane_sql::Store;
 
+pub(crate) use self::relay::RelayCollector;
 pub(crate) use self::worker::WorkerCollector;
 
 const OPENMETRICS: HeaderValue =

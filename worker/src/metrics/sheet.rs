@@ -44,7 +44,11 @@ impl Sheet<'_> {
             .0
             .encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in samples {
-            family.encode_family(&labels)?.encode_gauge(&value)?;
+            if N == 0 {
+                family.encode_gauge(&value)?;
+            } else {
+                family.encode_family(&labels)?.encode_gauge(&value)?;
+            }
         }
         Ok(())
     }

@@ -129,6 +129,8 @@ fn work(sheet: &mut Sheet<'_>, counts: &Counts) -> Result<(), Error> {
         missing,
         pauses,
         deferred,
+        inbox_removed,
+        inbox_visits,
     } = *counts;
     let elsewhere = batches_to_former_owner + batches_by_coordinator;
     sheet.counter(
@@ -174,6 +176,16 @@ fn work(sheet: &mut Sheet<'_>, counts: &Counts) -> Result<(), Error> {
             "shardlane_pauses",
             "Times that a partition was paused because its lane was full.",
             pauses,
+        ),
+        (
+            "shardlane_inbox_removed",
+            "Inbox rows older than the retention that this worker removed.",
+            inbox_removed,
+        ),
+        (
+            "shardlane_inbox_visits",
+            "Statements that removed them.",
+            inbox_visits,
         ),
     ] {
         sheet.counter(name, help, [([], count)])?;
