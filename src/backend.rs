@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
 use shardlane_router::{Slot, SlotMap};
-use shardlane_sql::{Backend, CitusPath, Layout, Store, StoreOptions};
+use shardlane_sql::{Backend, CitusPath, Layout, ParkLimits, Store, StoreOptions};
 use shardlane_worker::{MapDocument, MapTiming, MapWatch, TopicSet, read_map as read_newest};
 
 use crate::migrate::read_map;
@@ -30,6 +31,16 @@ pub(crate) struct BackendArgs {
     /// Connections over all servers
     #[arg(long, default_value_t = 8)]
     connections: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ParkArgs {
+    /// Seconds that an event may wait for one that it needs; then it is a dead letter
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    park_max: u64,
+    /// Events of one user and source that may wait; 0: what comes too early is a dead letter at once
+    #[arg(long, value_name = "EVENTS", default_value_t = 1_000)]
+    park_rows_max: usize,
 }
 
 #[derive(Debug, Args)]
@@ -135,10 +146,18 @@ impl BackendArgs {
         })
     }
 
-    pub(crate) async fn connect(&self, map: &SlotMap) -> anyhow::Result<Arc<Store>> {
+    pub(crate) async fn connect(
+        &self,
+        map: &SlotMap,
+        park: &ParkArgs,
+    ) -> anyhow::Result<Arc<Store>> {
         let backend = self.backend(map)?;
         let options = StoreOptions {
             connections_max: self.connections,
+            park: ParkLimits {
+                park_max: Duration::from_secs(park.park_max),
+                park_rows_max: park.park_rows_max,
+            },
             ..StoreOptions::default()
         };
         Ok(Arc::new(Store::connect(backend, options).await?))

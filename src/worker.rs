@@ -8,7 +8,7 @@ use clap::Args;
 use shardlane_worker::{StatsServer, TopicSet, Worker, WorkerSettings};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::{BackendArgs, MapArgs};
+use crate::backend::{BackendArgs, MapArgs, ParkArgs};
 use crate::topics::alignment_note;
 
 /// Take webhooks from Kafka to the shards
@@ -18,6 +18,8 @@ pub(crate) struct WorkerArgs {
     backend: BackendArgs,
     #[command(flatten)]
     map: MapArgs,
+    #[command(flatten)]
+    park: ParkArgs,
     /// Kafka bootstrap servers
     #[arg(long, env = "SHARDLANE_KAFKA", value_name = "HOST:PORT")]
     kafka: String,
@@ -42,7 +44,7 @@ impl WorkerArgs {
             None => None,
         };
         let own = self.map.read(self.backend.shards())?;
-        let store = self.backend.connect(&own).await?;
+        let store = self.backend.connect(&own, &self.park).await?;
         let topics = TopicSet::with_prefix(&self.prefix);
         let watch = self.map.follow(&self.kafka, &topics, &own).await?;
         let partitions = watch.snapshot();
@@ -72,12 +74,14 @@ impl WorkerArgs {
         let result = worker.stop().await;
         let counts = stats.counts();
         eprintln!(
-            "worker: {} records done, {} applied, {} duplicates, {} stale, {} dead letters",
+            "worker: {} records done, {} applied, {} duplicates, {} stale, {} parked, {} released, {} dead letters",
             counts.done,
             counts.applied,
             counts.duplicates,
             counts.stale,
-            counts.illegal + counts.too_early + counts.different_payload + counts.malformed
+            counts.parked,
+            counts.released,
+            counts.dead_letters()
         );
         result?;
         Ok(ExitCode::SUCCESS)

@@ -4,7 +4,8 @@
 //! [`Mode`] (Kafka with acks=all, or one database transaction) -> `webhook::Answer`, or a `problem::Problem`.
 //!
 //! Invariants:
-//! - **Acknowledged means durable**: 202 after the broker's acks=all, 200 after the database's commit. Every other
+//! - **Acknowledged means durable**: 202 after the broker's acks=all, 200 after the database's commit, and 202 after it
+//!   where the event waits there for another one. Every other
 //!   answer means that the provider should look, or send again; sending again is always safe.
 //! - **The body travels as it came**: what was sent is published and stored, byte for byte.
 //! - **Every error is an RFC 9457 problem**, also those of the router, the limits and the deadline.
@@ -18,6 +19,7 @@
 mod error;
 mod health;
 mod mode;
+mod parked;
 mod problem;
 mod server;
 mod settings;

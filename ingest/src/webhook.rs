@@ -39,6 +39,8 @@ pub(crate) enum Answer {
     Duplicate,
     /// The state knows something newer; it is in the log and changed nothing.
     Stale,
+    /// It waits in the database for an event that it needs.
+    Parked,
 }
 
 /// Validates, stamps with the time of acceptance, and hands over.
@@ -58,7 +60,7 @@ pub(crate) async fn take(
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let status = match self {
-            Answer::Accepted { .. } => StatusCode::ACCEPTED,
+            Answer::Accepted { .. } | Answer::Parked => StatusCode::ACCEPTED,
             Answer::Applied | Answer::Duplicate | Answer::Stale => StatusCode::OK,
         };
         (status, Json(self)).into_response()

@@ -2,10 +2,10 @@
 
 use shardlane_citus::CitusError;
 use shardlane_router::{MapError, ShardId};
-use tokio_postgres::error::SqlState;
 
 use crate::identity::IdentityError;
 use crate::slots::NotASlotSet;
+use crate::sqlstate;
 
 /// A failed statement, connection or precondition.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +124,7 @@ impl SqlError {
     }
 }
 
-/// Classes of SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+/// What to do about an error of the client or the server.
 fn class_of(error: &tokio_postgres::Error) -> ErrorClass {
     let Some(state) = error.code() else {
         // No SQLSTATE: the connection broke. Values that the client could not encode are our own mistake, but
@@ -135,16 +135,7 @@ fn class_of(error: &tokio_postgres::Error) -> ErrorClass {
             ErrorClass::Data
         };
     };
-    match &state.code()[..2] {
-        // A trigger or CHECK refused a row, or a value does not fit its type or one of the server's limits (JSON
-        // nested deeper than its stack).
-        "22" | "23" | "54" => ErrorClass::Data,
-        // Connection; rolled back (deadlock, serialization); out of resources; operator intervention; system.
-        "08" | "40" | "53" | "57" | "58" => ErrorClass::Transient,
-        // lock_not_available
-        _ if *state == SqlState::LOCK_NOT_AVAILABLE => ErrorClass::Transient,
-        _ => ErrorClass::Permanent,
-    }
+    sqlstate::class_of(state)
 }
 
 fn is_io(error: &tokio_postgres::Error) -> bool {

@@ -28,6 +28,7 @@ mod rows;
 pub mod servers;
 mod session;
 mod slots;
+mod sqlstate;
 mod stage;
 mod store;
 mod sweep;
@@ -48,7 +49,7 @@ pub use routes::{Routes, Target};
 pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};
 pub use store::{Backend, Store, StoreOptions};
-pub use sweep::{SweepError, SweepTiming, Swept, sweep_while};
+pub use sweep::{KeepLetters, SweepError, SweepTiming, Swept, sweep_while};
 
 /// The business tables, each with a `user_id` in every unique key; the first names Citus's colocation group.
 pub const TABLES: [&str; 10] = [

@@ -17,7 +17,7 @@ use crate::park::{Carried, ParkLimits};
 use crate::queue::{Drain, Rules};
 use crate::routes::{Lane, Routes, Target};
 use crate::session::Pool;
-use crate::stage::{Record, Staged, stage};
+use crate::stage::{Origin, Record, Staged, stage};
 use crate::transaction::Work;
 use crate::{CitusPath, ErrorClass, SqlError, identity};
 
@@ -152,6 +152,42 @@ impl Store {
         records: &[Record],
         carried: &(dyn Fn(usize) -> Carried + Sync),
     ) -> Result<Staged, SqlError> {
+        self.stage_all(target, records, &[], carried, Drain::RELEASE)
+            .await
+    }
+
+    /// As [`Store::stage`], for a caller who cannot keep [`Report::letters`](crate::Report::letters) now: nothing that
+    /// waited before is let go, and the sweep does it later.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub async fn stage_without_release(
+        &self,
+        target: Target,
+        records: &[Record],
+    ) -> Result<Staged, SqlError> {
+        self.stage_all(target, records, &[], &|_| Carried::default(), Drain::OFF)
+            .await
+    }
+
+    /// Counts records that are dead letters already and moves the fence over them, in the order in which they stood
+    /// among the others.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub async fn stage_dead(&self, target: Target, dead: &[Origin]) -> Result<Staged, SqlError> {
+        self.stage_all(target, &[], dead, &|_| Carried::default(), Drain::OFF)
+            .await
+    }
+
+    async fn stage_all(
+        &self,
+        target: Target,
+        records: &[Record],
+        dead: &[Origin],
+        carried: &(dyn Fn(usize) -> Carried + Sync),
+        drain: Drain,
+    ) -> Result<Staged, SqlError> {
         let routes = self.routes();
         let staged = async {
             let lane = lane_of(&routes, target)?;
@@ -159,12 +195,13 @@ impl Store {
             let rules = Rules {
                 limits: self.limits(),
                 now: Timestamp::now(),
-                drain: Drain::RELEASE,
+                drain,
             };
             let work = Work {
                 target,
                 anchor: lane.anchor,
                 records,
+                dead,
                 carried,
                 swept: None,
                 rules,

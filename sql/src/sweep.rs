@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use rand::RngExt as _;
 use uuid::Uuid;
 
+use crate::fold::RejectReason;
 use crate::park::{Carried, ParkedLetter};
 use crate::queue::{Drain, Rules};
 use crate::routes::{Routes, Target};
@@ -21,17 +22,29 @@ use crate::{ErrorClass, SqlError, Store};
 const USERS_MAX: i64 = 100;
 
 /// What a sweep did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Events that are rows now.
     pub released: usize,
-    /// Events that are dead letters now.
-    pub expired: usize,
+    /// Why events are dead letters now.
+    pub expired: Vec<RejectReason>,
+}
+
+/// Who takes the dead letters of a sweep.
+pub trait KeepLetters: Sync {
+    /// Why one could not be kept.
+    type Error: std::error::Error + Send;
+
+    /// Keeps the letters of one transaction, durably: it commits when this has returned.
+    fn keep(
+        &self,
+        letters: &[ParkedLetter],
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
 /// Why a sweep did not do all that it could.
 #[derive(Debug, thiserror::Error)]
-pub enum SweepError<E> {
+pub enum SweepError<E: std::error::Error> {
     /// The database.
     #[error(transparent)]
     Sql(#[from] SqlError),
@@ -41,20 +54,20 @@ pub enum SweepError<E> {
 }
 
 impl Store {
-    /// Lets go all that can move at `now`, over all shards. `keep` takes the dead letters of a transaction, and only
-    /// then it commits. A shard that fails does not hold up the others; the first error is told.
+    /// Lets go all that can move at `now`, over all shards. `keeper` takes the dead letters of a transaction, and
+    /// only then it commits. A shard that fails does not hold up the others; the first error is told.
     ///
     /// # Errors
     /// [`SweepError`]. What was not let go waits for the next sweep.
-    pub async fn sweep<E>(
+    pub async fn sweep<K: KeepLetters>(
         &self,
         now: Timestamp,
-        keep: impl AsyncFn(&[ParkedLetter]) -> Result<(), E>,
-    ) -> Result<Swept, (Swept, SweepError<E>)> {
+        keeper: &K,
+    ) -> Result<Swept, (Swept, SweepError<K::Error>)> {
         let mut total = Swept::default();
         let mut first = None;
         for place in places(&self.routes()) {
-            let swept = self.sweep_place(place, now, &keep, &mut total).await;
+            let swept = self.sweep_place(place, now, keeper, &mut total).await;
             first = first.or(swept.err());
         }
         match first {
@@ -63,13 +76,26 @@ impl Store {
         }
     }
 
-    async fn sweep_place<E>(
+    /// Whether a sweep at `now` would find nothing to do.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub async fn is_settled(&self, now: Timestamp) -> Result<bool, SqlError> {
+        for place in places(&self.routes()) {
+            if !self.movable(place, now).await?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn sweep_place<K: KeepLetters>(
         &self,
         place: Target,
         now: Timestamp,
-        keep: &impl AsyncFn(&[ParkedLetter]) -> Result<(), E>,
+        keeper: &K,
         total: &mut Swept,
-    ) -> Result<(), SweepError<E>> {
+    ) -> Result<(), SweepError<K::Error>> {
         loop {
             let mut moved = 0;
             for (target, users) in self.movable(place, now).await? {
@@ -80,12 +106,13 @@ impl Store {
                 };
                 let letters = &staged.report().letters;
                 if !letters.is_empty() {
-                    keep(letters).await.map_err(SweepError::Keep)?;
+                    keeper.keep(letters).await.map_err(SweepError::Keep)?;
                 }
                 let report = staged.commit().await?;
-                total.released += report.released;
-                total.expired += report.letters.len();
                 moved += report.released + report.letters.len();
+                total.released += report.released;
+                let expired = report.letters.iter().map(|letter| letter.reason);
+                total.expired.extend(expired);
             }
             if moved == 0 {
                 return Ok(());
@@ -133,6 +160,7 @@ impl Store {
                 target,
                 anchor: lane.anchor,
                 records: &[],
+                dead: &[],
                 carried: &|_| Carried::default(),
                 swept: Some(users),
                 rules: Rules {
@@ -192,17 +220,18 @@ impl Default for SweepTiming {
 
 /// Sweeps for as long as it is polled; dropped, it breaks off, and its transaction is rolled back. `done` hears of each
 /// sweep that moved something.
-pub async fn sweep_while<E: std::fmt::Display>(
+pub async fn sweep_while<K: KeepLetters>(
     store: &Store,
     timing: SweepTiming,
-    keep: impl AsyncFn(&[ParkedLetter]) -> Result<(), E>,
-    done: impl Fn(Swept),
+    keeper: &K,
+    done: impl Fn(&Swept),
 ) -> std::convert::Infallible {
     let mut pause = timing.every;
     loop {
-        tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..1.5))).await;
+        let jitter = rand::rng().random_range(0.5..1.5);
+        tokio::time::sleep(pause.mul_f64(jitter)).await;
         let began = tokio::time::Instant::now();
-        let swept = match store.sweep(Timestamp::now(), &keep).await {
+        let swept = match store.sweep(Timestamp::now(), keeper).await {
             Ok(swept) => swept,
             Err((swept, error)) => {
                 tracing::warn!("parked events wait on: {error}");
@@ -210,7 +239,7 @@ pub async fn sweep_while<E: std::fmt::Display>(
             }
         };
         if swept != Swept::default() {
-            done(swept);
+            done(&swept);
         }
         pause = timing.every.max(began.elapsed().div_f64(timing.share_max));
     }

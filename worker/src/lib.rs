@@ -29,6 +29,7 @@ mod record;
 mod settings;
 mod stats;
 mod stats_server;
+mod sweep;
 mod topics;
 mod worker;
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use shardlane_sql::SweepTiming;
+
 use crate::map_watch::MapSource;
 use crate::topics::TopicSet;
 
@@ -28,6 +30,8 @@ pub struct WorkerSettings {
     pub retry_delay_max: Duration,
     /// How long a revoked or stopping lane may take to finish the batch that it is at.
     pub drain_max: Duration,
+    /// How often what waits in the database is looked at.
+    pub sweep: SweepTiming,
 }
 
 impl WorkerSettings {
@@ -49,6 +53,7 @@ impl WorkerSettings {
             retry_delay_min: Duration::from_millis(50),
             retry_delay_max: Duration::from_secs(5),
             drain_max: Duration::from_secs(10),
+            sweep: SweepTiming::default(),
         }
     }
 }

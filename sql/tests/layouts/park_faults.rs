@@ -49,7 +49,7 @@ async fn a_queue_that_a_race_left_behind_is_swept(ground: Ground) {
 
     let expected = Swept {
         released: 2,
-        expired: 0,
+        expired: Vec::new(),
     };
     assert_eq!(sweep(&store, Timestamp::now()).await.0, expected);
     assert_eq!(

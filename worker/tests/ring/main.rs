@@ -11,6 +11,7 @@ mod growth_limits;
 mod hot;
 mod map;
 mod once;
+mod parked;
 mod poison;
 mod reshard;
 mod routing;
