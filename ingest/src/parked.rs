@@ -2,27 +2,25 @@
 
 use std::sync::Arc;
 
-use shardlane_sql::{KeepLetters, ParkedLetter, Store, SweepTiming, sweep_while};
+use shardlane_sql::{KeepLetters, ParkedLetter, SqlError, Store, SweepTiming, sweep_while};
 use tokio::task::AbortHandle;
 
-/// Direct mode has no place for dead letters: what would become one waits on, in its queue, where it is seen.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{0} parked events would be dead letters, and direct mode has no place for those; they wait on"
-)]
-pub(crate) struct NoPlace(usize);
+use crate::dead_letter;
 
-/// Takes the dead letters of a transaction, before it commits.
-pub(crate) struct Keeper;
+/// Takes the dead letters of a transaction, before it commits: the table `dead_letters` has them.
+pub(crate) struct Keeper<'a>(pub(crate) &'a Store);
 
-impl KeepLetters for Keeper {
-    type Error = NoPlace;
+impl KeepLetters for Keeper<'_> {
+    type Error = SqlError;
 
-    async fn keep(&self, letters: &[ParkedLetter]) -> Result<(), NoPlace> {
-        if letters.is_empty() {
-            return Ok(());
+    async fn keep(&self, letters: &[ParkedLetter]) -> Result<(), SqlError> {
+        for ParkedLetter { event, reason, .. } in letters {
+            let (class, reason) = (reason.class(), reason.to_string());
+            // Headers of an HTTP request are not kept while an event waits.
+            let letter = dead_letter::of_event(event, class, reason, 1, Vec::new());
+            self.0.bury(&letter).await?;
         }
-        Err(NoPlace(letters.len()))
+        Ok(())
     }
 }
 
@@ -32,7 +30,7 @@ pub(crate) struct Sweep(AbortHandle);
 impl Sweep {
     pub(crate) fn start(store: Arc<Store>) -> Sweep {
         let task = tokio::spawn(async move {
-            sweep_while(&store, SweepTiming::default(), &Keeper, |_| ()).await;
+            sweep_while(&store, SweepTiming::default(), &Keeper(&store), |_| ()).await;
         });
         Sweep(task.abort_handle())
     }

@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::SqlError;
+use crate::outbox::Published;
 use crate::rows::{DisputeRows, EventRows, OrderRows, OutboxRows};
 
 /// An order within its user.
@@ -252,7 +253,7 @@ impl<'a> States<'a> {
     }
 }
 
-impl<S> Held<S> {
+impl<S: Published> Held<S> {
     fn take<'a>(
         &mut self,
         event: &'a Event,
@@ -264,9 +265,9 @@ impl<S> Held<S> {
     ) -> Judged {
         match outcome {
             Outcome::Applied(state) => {
-                let (name, version) = status(&state);
+                let (_, version) = status(&state);
                 log.push(event, kind, "applied", version);
-                outbox.push(event, version, name);
+                outbox.push(event, kind, &state);
                 let opened = self.state.replace(state).is_none();
                 if opened {
                     Judged::Opened

@@ -11,6 +11,7 @@
 
 pub mod audit;
 mod catalog;
+mod dead_letters;
 mod digest;
 mod error;
 mod fold;
@@ -18,10 +19,12 @@ mod follow;
 mod identity;
 mod layout;
 mod migrate;
+mod outbox;
 mod outcome;
 mod park;
 mod queue;
 pub mod reshard;
+mod retention;
 mod routes;
 mod rows;
 #[cfg(feature = "servers")]
@@ -37,14 +40,17 @@ pub mod testing;
 mod transaction;
 
 pub use catalog::{Catalog, Pace, ShardEntry, catalog_history, read_catalog};
+pub use dead_letters::NewLetter;
 pub use digest::{Digest, DigestError, digest};
 pub use error::{ErrorClass, SqlError};
 pub use fold::{RejectReason, Rejected};
 pub use identity::{IdentityError, ShardIdentity};
 pub use layout::{CitusPath, Layout, UnknownLayout};
 pub use migrate::{Detail, MigrateError, migrate};
+pub use outbox::{Outbox, OutboxLag, OutboxRow, OutboxSession};
 pub use outcome::EventOutcome;
 pub use park::{Carried, Header, ParkLimits, ParkedLetter};
+pub use retention::{RetentionJob, RetentionSettings};
 pub use routes::{Routes, Target};
 pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};

@@ -276,7 +276,7 @@ impl<'a> ParkedRows<'a> {
         self.received_at.push(event.received_at);
         self.parked_at.push(parked_at);
         self.deadline.push(deadline);
-        self.payload.push(RawJson(&event.payload));
+        self.payload.push(RawJson(event.payload[..].into()));
     }
 
     pub(crate) fn params(&self) -> [&(dyn ToSql + Sync); 16] {

@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use rdkafka::Message;
-use rdkafka::message::{BorrowedMessage, OwnedHeaders};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, OwnedHeaders};
 use shardlane_domain::{DecodeError, Event, Source};
 use uuid::Uuid;
+
+use crate::HEADER_ACCEPTED_AT;
 
 /// A record copied out of the client's buffers; its topic and partition are the lane's.
 #[derive(Debug, Clone)]
@@ -32,20 +34,18 @@ pub(crate) enum Malformed {
 impl RawRecord {
     pub(crate) fn copy(message: &BorrowedMessage<'_>) -> RawRecord {
         // Kafka's CreateTime was set by the front door when it accepted the webhook; a redelivery of the record
-        // carries the same.
+        // carries the same. A replayed dead letter says in a header when that was.
         let received_at = message
-            .timestamp()
-            .to_millis()
-            .and_then(|millis| Timestamp::from_millisecond(millis).ok())
+            .headers()
+            .and_then(accepted_at)
+            .or_else(|| time_of(message))
             .unwrap_or(Timestamp::UNIX_EPOCH);
         RawRecord {
             offset: message.offset(),
             key: message.key().map(Bytes::copy_from_slice),
             payload: message.payload().map(Bytes::copy_from_slice),
             received_at,
-            headers: message
-                .headers()
-                .map(rdkafka::message::BorrowedHeaders::detach),
+            headers: message.headers().map(BorrowedHeaders::detach),
         }
     }
 
@@ -74,4 +74,17 @@ impl RawRecord {
             _ => Ok(event),
         }
     }
+}
+
+/// The time that Kafka keeps with a record.
+pub(crate) fn time_of(message: &BorrowedMessage<'_>) -> Option<Timestamp> {
+    let millis = message.timestamp().to_millis()?;
+    Timestamp::from_millisecond(millis).ok()
+}
+
+fn accepted_at(headers: &BorrowedHeaders) -> Option<Timestamp> {
+    let header = headers
+        .iter()
+        .find(|header| header.key == HEADER_ACCEPTED_AT)?;
+    std::str::from_utf8(header.value?).ok()?.parse().ok()
 }

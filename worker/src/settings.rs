@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use shardlane_domain::REPLAY_WINDOW;
+use shardlane_sql::RetentionSettings;
 use shardlane_sql::SweepTiming;
 
 use crate::map_watch::MapSource;
@@ -32,6 +34,11 @@ pub struct WorkerSettings {
     pub drain_max: Duration,
     /// How often what waits in the database is looked at.
     pub sweep: SweepTiming,
+    /// How the inbox is kept small; `None` keeps its rows for ever.
+    pub inbox_retention: Option<RetentionSettings>,
+    /// How old dead letters are replayed, from when their webhooks were accepted: the inbox must remember for longer
+    /// than this and the topics' retention together.
+    pub replay_window: Duration,
 }
 
 impl WorkerSettings {
@@ -54,6 +61,8 @@ impl WorkerSettings {
             retry_delay_max: Duration::from_secs(5),
             drain_max: Duration::from_secs(10),
             sweep: SweepTiming::default(),
+            inbox_retention: None,
+            replay_window: REPLAY_WINDOW,
         }
     }
 }

@@ -5,7 +5,9 @@
 
 mod audit;
 mod bad_input;
+mod dlq;
 mod events;
+mod feed;
 mod growth;
 mod growth_limits;
 mod hot;
@@ -14,6 +16,7 @@ mod once;
 mod parked;
 mod poison;
 mod reshard;
+mod retention;
 mod routing;
 mod shard_down;
 mod storm;

@@ -33,6 +33,11 @@ pub(crate) fn is_letter_of(
         "the original headers come first"
     );
     let (partition, offset) = (origin.partition.to_string(), origin.offset.to_string());
+    let stage = if class == "malformed" {
+        "VALUE_CONVERTER"
+    } else {
+        "TASK_PUT"
+    };
     for (name, value) in [
         ("shardlane-origin-topic", topic),
         ("shardlane-origin-partition", &partition),
@@ -41,7 +46,10 @@ pub(crate) fn is_letter_of(
         ("__connect.errors.topic", topic),
         ("__connect.errors.partition", &partition),
         ("__connect.errors.offset", &offset),
-        ("__connect.errors.stage", "TASK_PUT"),
+        ("__connect.errors.connector.name", "shardlane"),
+        ("__connect.errors.task.id", &partition),
+        ("__connect.errors.stage", stage),
+        ("__connect.errors.class.name", "shardlane_worker::lane"),
         ("__connect.errors.exception.class.name", class),
     ] {
         assert_eq!(letter.header(name), value, "{name} of {letter:?}");
@@ -49,6 +57,10 @@ pub(crate) fn is_letter_of(
     let reason = letter.header("shardlane-reason");
     assert!(reason.len() > 10 && reason.len() <= 1_000, "{reason}");
     assert_eq!(letter.header("__connect.errors.exception.message"), reason);
+    assert_eq!(
+        letter.header("__connect.errors.exception.stacktrace"),
+        format!("{class}: {reason}")
+    );
     letter
         .header("shardlane-dead-at")
         .parse::<jiff::Timestamp>()
@@ -342,7 +354,7 @@ async fn events_that_may_not_be_applied_are_dead_letters_of_their_class() {
     );
 }
 
-fn admin(ring: &Ring) -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin(ring: &Ring) -> AdminClient<DefaultClientContext> {
     ClientConfig::new()
         .set("bootstrap.servers", &ring.bootstrap)
         .create()
