@@ -14,7 +14,7 @@ use shardlane_sql::Store;
 use shardlane_worker::{DeadLetterLog, Publisher, TopicSet};
 use uuid::Uuid;
 
-use crate::backend::{BackendArgs, MapArgs, parse_span};
+use crate::backend::{BackendArgs, MapArgs, ParkArgs, parse_span};
 
 /// List, show and replay what was accepted and could not be applied
 ///
@@ -163,7 +163,7 @@ impl StoreArgs {
             }
             None => {
                 let map = self.map.read(self.backend.shards())?;
-                Letters::Database(self.backend.connect(&map).await?)
+                Letters::Database(self.backend.connect(&map, &ParkArgs::default()).await?)
             }
         })
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use shardlane_worker::{Relay, RelaySettings, TopicSet};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::{BackendArgs, MapArgs};
+use crate::backend::{BackendArgs, MapArgs, ParkArgs};
 
 /// Publish what the shards' outboxes hold; workers do it too, unless they have --no-relay
 ///
@@ -35,7 +35,7 @@ pub(crate) struct RelayArgs {
 impl RelayArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let own = self.map.read(self.backend.shards())?;
-        let store = self.backend.connect(&own).await?;
+        let store = self.backend.connect(&own, &ParkArgs::default()).await?;
         let topics = TopicSet::with_prefix(&self.prefix);
         let watch = self.map.follow(&self.kafka, &topics, &own).await?;
         let mut settings = RelaySettings::new(self.kafka, topics, watch);
