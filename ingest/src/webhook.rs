@@ -108,6 +108,7 @@ impl Answer {
             Answer::Applied => "applied",
             Answer::Parked => "parked",
             Answer::Duplicate => "duplicate",
+            Answer::Parked => "parked",
             Answer::Stale => "stale",
         }
     }

@@ -32,6 +32,8 @@ pub struct WorkerSettings {
     pub retry_delay_max: Duration,
     /// How long a revoked or stopping lane may take to finish the batch that it is at.
     pub drain_max: Duration,
+    /// How often what waits in the database is looked at.
+    pub sweep: SweepTiming,
     /// How the inbox is kept small; `None` keeps its rows for ever.
     pub inbox_retention: Option<RetentionSettings>,
     /// How old dead letters are replayed, from when their webhooks were accepted: the inbox must remember for longer
@@ -60,6 +62,7 @@ impl WorkerSettings {
             retry_delay_min: Duration::from_millis(50),
             retry_delay_max: Duration::from_secs(5),
             drain_max: Duration::from_secs(10),
+            sweep: SweepTiming::default(),
             inbox_retention: None,
             replay_window: REPLAY_WINDOW,
             sweep: SweepTiming::default(),
