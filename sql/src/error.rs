@@ -23,6 +23,14 @@ pub enum SqlError {
         /// What the last attempt to connect said.
         last: Option<String>,
     },
+    /// There is no connection, and an attempt to make one failed.
+    #[error("shard {shard} cannot be reached{}", .last.as_deref().map(|last| format!(": {last}")).unwrap_or_default())]
+    Unreachable {
+        /// The shard.
+        shard: ShardId,
+        /// What the attempt said, unless somebody else was told.
+        last: Option<String>,
+    },
     /// A row was written by somebody else between our read and our write; fold anew.
     #[error("a concurrent writer changed {table} under this batch")]
     Conflict {
@@ -97,9 +105,10 @@ impl SqlError {
     pub fn class(&self) -> ErrorClass {
         match self {
             SqlError::Postgres(error) => class_of(error),
-            SqlError::PoolTimeout { .. } | SqlError::Conflict { .. } | SqlError::Frozen => {
-                ErrorClass::Transient
-            }
+            SqlError::PoolTimeout { .. }
+            | SqlError::Unreachable { .. }
+            | SqlError::Conflict { .. }
+            | SqlError::Frozen => ErrorClass::Transient,
             SqlError::Fenced { .. } => ErrorClass::Fenced,
             SqlError::Rerouted { .. } => ErrorClass::Rerouted,
             SqlError::Identity(error) if error.is_only_age() => ErrorClass::Rerouted,
@@ -113,6 +122,24 @@ impl SqlError {
             | SqlError::UnknownValue { .. }
             | SqlError::Slots(_)
             | SqlError::Settings(_) => ErrorClass::Permanent,
+        }
+    }
+}
+
+impl SqlError {
+    /// Whether the database itself is away, for everybody: nobody answered, or it said that it takes nobody now.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            SqlError::PoolTimeout { .. } | SqlError::Unreachable { .. } => true,
+            SqlError::Postgres(error) => match error.code() {
+                // Connection, out of resources, operator intervention.
+                Some(state) => {
+                    ["08", "53", "57"].contains(&&state.code()[..2])
+                        && *state != SqlState::QUERY_CANCELED
+                }
+                None => error.is_closed() || is_io(error),
+            },
+            _ => false,
         }
     }
 }

@@ -38,6 +38,7 @@ pub use identity::{IdentityError, ShardIdentity};
 pub use layout::{CitusPath, Layout, UnknownLayout};
 pub use migrate::{Detail, MigrateError, migrate};
 pub use routes::{Routes, Target};
+pub use session::PoolWaits;
 pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};
 pub use store::{Backend, Store, StoreOptions};

@@ -1,10 +1,12 @@
 //! One connection with its prepared statements: prepared once, used for each batch.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bb8_postgres::PostgresConnectionManager;
+use tokio::sync::Notify;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use shardlane_router::ShardId;
@@ -113,12 +115,16 @@ pub(crate) struct Pool {
 /// What the last failed attempt to connect said. bb8 connects in the background, and tells a waiting caller no more
 /// than that the time is over.
 #[derive(Debug, Clone, Default)]
-struct LastError(Arc<Mutex<Option<SqlError>>>);
+struct LastError {
+    error: Arc<Mutex<Option<SqlError>>>,
+    /// Told of each failed attempt.
+    told: Arc<Notify>,
+}
 
 impl LastError {
     fn replace(&self, error: Option<SqlError>) -> Option<SqlError> {
         std::mem::replace(
-            &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            &mut *self.error.lock().unwrap_or_else(PoisonError::into_inner),
             error,
         )
     }
@@ -127,6 +133,7 @@ impl LastError {
 impl bb8::ErrorSink<SqlError> for LastError {
     fn sink(&self, error: SqlError) {
         self.replace(Some(error));
+        self.told.notify_waiters();
     }
 
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<SqlError>> {
@@ -173,8 +180,23 @@ impl Pool {
         Ok(())
     }
 
+    /// Waits for a session, at most the pool's `connect_timeout`; not at all where there is none and none can be made.
     pub(crate) async fn get(&self, shard: ShardId) -> Result<PooledSession, SqlError> {
-        match self.sessions.get_owned().await {
+        let mut told = pin!(self.last_error.told.notified());
+        // Before the attempt begins, so that its failure cannot come unheard.
+        told.as_mut().enable();
+        let mut session = pin!(self.sessions.get_owned());
+        let got = tokio::select! {
+            biased;
+            got = &mut session => got,
+            () = told => {
+                if self.sessions.state().connections == 0 {
+                    return Err(self.unreachable(shard));
+                }
+                session.await
+            }
+        };
+        match got {
             Ok(session) => {
                 self.last_error.replace(None);
                 Ok(session)
@@ -184,21 +206,57 @@ impl Pool {
         }
     }
 
-    /// A refusal that waiting does not cure comes back as what it is.
     fn timed_out(&self, shard: ShardId) -> SqlError {
+        self.refusal().unwrap_or_else(|last| SqlError::PoolTimeout {
+            shard,
+            seconds: self.connect_timeout.as_secs(),
+            last,
+        })
+    }
+
+    fn unreachable(&self, shard: ShardId) -> SqlError {
+        let unreachable = |last| SqlError::Unreachable { shard, last };
+        self.refusal().unwrap_or_else(unreachable)
+    }
+
+    /// A refusal that waiting does not cure, as what it is; of any other its words.
+    fn refusal(&self) -> Result<SqlError, Option<String>> {
         match self.last_error.replace(None) {
             Some(error)
                 if matches!(error.class(), ErrorClass::Permanent | ErrorClass::Rerouted) =>
             {
-                error
+                Ok(error)
             }
-            last => SqlError::PoolTimeout {
-                shard,
-                seconds: self.connect_timeout.as_secs(),
-                last: last.map(|error| error.to_string()),
-            },
+            last => Err(last.map(|error| error.to_string())),
         }
     }
+
+    /// How long its users have waited.
+    pub(crate) fn waits(&self, shard: ShardId) -> PoolWaits {
+        let state = self.sessions.state();
+        PoolWaits {
+            shard,
+            connections: state.connections,
+            waited: state.statistics.get_waited,
+            timed_out: state.statistics.get_timed_out,
+            wait: state.statistics.get_wait_time,
+        }
+    }
+}
+
+/// How long the users of a pool have waited for a connection, since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolWaits {
+    /// The shard; the first of those that share the pool.
+    pub shard: ShardId,
+    /// Connections that are there now.
+    pub connections: u32,
+    /// Those who had to wait and got one.
+    pub waited: u64,
+    /// Those who waited in vain.
+    pub timed_out: u64,
+    /// How long all of them waited, in sum.
+    pub wait: Duration,
 }
 
 /// host:port/name of a DSN, without its user and password, for messages.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::follow::Source;
 use crate::routes::{Lane, Routes, Target};
-use crate::session::Pool;
+use crate::session::{Pool, PoolWaits};
 use crate::stage::{Record, Staged, stage};
 use crate::{CitusPath, ErrorClass, SqlError, identity};
 
@@ -207,6 +207,21 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// How long the users of each pool have waited for a connection.
+    #[must_use]
+    pub fn pool_waits(&self) -> Vec<PoolWaits> {
+        let routes = self.routes();
+        let mut asked: Vec<&Arc<Pool>> = Vec::new();
+        let mut waits = Vec::new();
+        for lane in routes.lanes() {
+            if !asked.iter().any(|pool| Arc::ptr_eq(pool, &lane.pool)) {
+                asked.push(&lane.pool);
+                waits.push(lane.pool.waits(lane.target.shard));
+            }
+        }
+        waits
     }
 
     /// Says what an error means for routing, and has a look for newer routes where it hints at them.
