@@ -13,10 +13,12 @@
 //! No SQL here, and no routing table: `shardlane-sql` and `shardlane-router` have those.
 
 mod audit;
+mod breaker;
 mod consumer;
 mod dead_letter;
 mod drain;
 mod error;
+mod flow;
 mod growth;
 mod hot;
 mod lane;
@@ -30,6 +32,7 @@ mod settings;
 mod stats;
 mod stats_server;
 mod topics;
+mod watchdog;
 mod worker;
 
 pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};

@@ -1,13 +1,16 @@
 //! What a worker did, for whoever asks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
 use shardlane_router::TokenHash;
 use shardlane_sql::{Record, Rejected, Report};
 
+use crate::consumer::Key;
+use crate::flow::InFlight;
 use crate::hot::{Hot, HotKeys};
 
 /// Declares counters once, as atomics and as the numbers that a reader gets.
@@ -64,6 +67,16 @@ counters!(
     missing,
     /// Times that a partition was paused because its lane was full.
     pauses,
+    /// Offset commits that the broker refused, a partition.
+    commit_failures,
+    /// Offset commits that were repeated because they were refused or never answered, a partition.
+    commit_repeats,
+    /// Times that partitions were given to this worker or taken from it.
+    rebalances,
+    /// Consumers that were made anew because a partition stood still.
+    rebuilds,
+    /// Times that a shard was found to be away.
+    outages,
 );
 
 /// Counters and the batch latency of a worker.
@@ -73,10 +86,12 @@ pub struct Stats {
     hot: Hot,
     batch_us: Mutex<Histogram<u64>>,
     first_record: OnceLock<Instant>,
+    in_flight: Arc<InFlight>,
+    assigned: Mutex<BTreeSet<Key>>,
 }
 
 impl Stats {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(in_flight: Arc<InFlight>) -> Self {
         // Three digits over a microsecond to ten minutes; values beyond are clamped.
         let histogram = Histogram::new_with_bounds(1, 600_000_000, 3)
             .unwrap_or_else(|error| unreachable!("constant bounds are valid: {error}"));
@@ -85,12 +100,47 @@ impl Stats {
             hot: Hot::new(),
             batch_us: Mutex::new(histogram),
             first_record: OnceLock::new(),
+            in_flight,
+            assigned: Mutex::default(),
         }
     }
 
     /// The counters now.
     pub fn counts(&self) -> Counts {
         self.counters.read()
+    }
+
+    /// The bytes of records that were taken from Kafka and are not done: now, and at most so far.
+    pub fn in_flight_bytes(&self) -> (usize, usize) {
+        self.in_flight.bytes()
+    }
+
+    /// The partitions that the group gave to this worker, by topic.
+    pub fn assignment(&self) -> BTreeMap<String, Vec<i32>> {
+        let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        for (topic, partition) in &*self.assigned_mut() {
+            topics
+                .entry(topic.to_string())
+                .or_default()
+                .push(*partition);
+        }
+        topics
+    }
+
+    fn assigned_mut(&self) -> std::sync::MutexGuard<'_, BTreeSet<Key>> {
+        self.assigned
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn assigned(&self, new: &BTreeSet<Key>) {
+        Self::add(&self.counters.rebalances, usize::from(!new.is_empty()));
+        self.assigned_mut().extend(new.iter().cloned());
+    }
+
+    pub(crate) fn revoked(&self, gone: &BTreeSet<Key>) {
+        Self::add(&self.counters.rebalances, usize::from(!gone.is_empty()));
+        self.assigned_mut().retain(|key| !gone.contains(key));
     }
 
     /// The busiest slots and users since the worker started.

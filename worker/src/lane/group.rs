@@ -11,6 +11,7 @@ use super::batch::is_covered;
 use super::fence::Fence;
 use super::retry::Failure;
 use super::{Fences, Lane, Pair};
+use crate::breaker::Pass;
 use crate::dead_letter::Reason;
 use crate::error::WorkerError;
 use crate::record::RawRecord;
@@ -111,7 +112,10 @@ impl Lane {
         work.push(0..records.len());
         while let Some(range) = work.pop() {
             let (part, raw_part) = (&records[range.clone()], &raws[range.clone()]);
-            let error = match self.apply(target, part, raw_part, attempts).await {
+            let Some(pass) = self.pass(target.shard()).await else {
+                return Ok(GroupEnd::Closed);
+            };
+            let error = match self.apply(pass, target, part, raw_part, attempts).await {
                 Ok(report) => {
                     self.shared.stats.batch(&report, TokenHash::Postgres, part);
                     retry = self.retry();
@@ -178,7 +182,9 @@ impl Lane {
                         work.push(range);
                         return Ok(rerouted(records, raws, &work, error));
                     }
-                    Failure::DeadLetter(_) | Failure::LogEnd(_) => return Err(error.into()),
+                    Failure::Away(_) | Failure::DeadLetter(_) | Failure::LogEnd(_) => {
+                        return Err(error.into());
+                    }
                 },
                 ErrorClass::Permanent => return Err(error.into()),
             }
@@ -189,12 +195,14 @@ impl Lane {
     /// One transaction. What it rejects is a dead letter before it commits.
     async fn apply(
         &self,
+        pass: Pass,
         target: Target,
         records: &[Record],
         raws: &[RawRecord],
         attempts: u32,
     ) -> Result<Report, Failure> {
-        let staged = self.shared.store.stage(target, records).await?;
+        let staged = self.shared.store.stage(target, records).await;
+        let staged = self.answer(pass, staged)?;
         let letters: Vec<(&RawRecord, Reason)> = staged
             .report()
             .rejected

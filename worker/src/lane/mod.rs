@@ -19,10 +19,12 @@ use shardlane_sql::{Record, Store, Target};
 use tokio::sync::mpsc;
 
 use self::batch::Batch;
-pub(crate) use self::batch::CHUNK_ROWS_MAX;
+pub(crate) use self::batch::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX};
+use crate::breaker::Breakers;
 use crate::consumer::Context;
 use crate::dead_letter::DeadLetters;
 use crate::error::WorkerError;
+use crate::flow::{InFlight, Progress};
 use crate::record::RawRecord;
 use crate::settings::WorkerSettings;
 use crate::stats::Stats;
@@ -38,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) breakers: Breakers,
 }
 
 /// One partition's lane.
@@ -47,6 +51,7 @@ pub(crate) struct Lane {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
     pub(crate) source: Source,
+    pub(crate) progress: Arc<Progress>,
     /// Set when the partition is revoked or the worker stops: what is not begun stays for the next owner.
     pub(crate) closing: Arc<AtomicBool>,
 }
@@ -86,6 +91,7 @@ impl Lane {
             }
             seen = epoch;
             let taken = batch.records.len() + frozen.len();
+            let held = bytes(&batch.records) + bytes(frozen.iter().map(|(_, raw)| raw));
             let Some(events) = self.decode(batch.records).await? else {
                 break;
             };
@@ -98,6 +104,8 @@ impl Lane {
             if let Some(done) = oldest.or(next) {
                 self.commit_offset(done)?;
             }
+            let left = bytes(frozen.iter().map(|(_, raw)| raw));
+            self.progress.release(held - left);
             Stats::add(&self.shared.stats.counters.done, taken - frozen.len());
         }
         Ok(())
@@ -106,7 +114,13 @@ impl Lane {
     fn commit_offset(&self, next: i64) -> Result<(), KafkaError> {
         let mut offsets = TopicPartitionList::with_capacity(1);
         offsets.add_partition_offset(&self.topic, self.partition, Offset::Offset(next))?;
-        // Asynchronous: a commit that is lost costs a replay, which the fence recognises.
+        self.progress.set_done(next);
+        self.progress.sent();
+        // Asynchronous: one that is lost is repeated by the poller, for as long as the partition is ours.
         self.consumer.commit(&offsets, CommitMode::Async)
     }
+}
+
+fn bytes<'a>(records: impl IntoIterator<Item = &'a RawRecord>) -> usize {
+    records.into_iter().map(RawRecord::bytes).sum()
 }

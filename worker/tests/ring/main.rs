@@ -6,6 +6,7 @@
 mod audit;
 mod bad_input;
 mod events;
+mod group;
 mod growth;
 mod growth_limits;
 mod hot;

@@ -1,0 +1,167 @@
+//! How much of Kafka is in hand: bounds over all lanes, and what a lane and the poller tell each other.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// Records that were taken from Kafka and are not done, over all lanes.
+///
+/// Each partition has an equal share, so that the lanes of a shard that is down hold theirs and no more: the others
+/// go on. A lane that holds nothing always gets one chunk, whatever the others hold.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    bytes_max: usize,
+    bytes: AtomicUsize,
+    bytes_peak: AtomicUsize,
+    partitions: AtomicUsize,
+}
+
+impl InFlight {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        InFlight {
+            bytes_max,
+            bytes: AtomicUsize::new(0),
+            bytes_peak: AtomicUsize::new(0),
+            partitions: AtomicUsize::new(0),
+        }
+    }
+
+    /// Partitions were given to this worker.
+    pub(crate) fn assigned(&self, partitions: usize) {
+        self.partitions.fetch_add(partitions, Ordering::AcqRel);
+    }
+
+    /// Partitions were taken from this worker.
+    pub(crate) fn revoked(&self, partitions: usize) {
+        self.partitions.fetch_sub(partitions, Ordering::AcqRel);
+    }
+
+    /// What one lane may hold.
+    pub(crate) fn share(&self) -> usize {
+        self.bytes_max / self.partitions.load(Ordering::Acquire).max(1)
+    }
+
+    /// Now, and at most so far.
+    pub(crate) fn bytes(&self) -> (usize, usize) {
+        let peak = self.bytes_peak.load(Ordering::Relaxed);
+        (self.bytes.load(Ordering::Acquire), peak)
+    }
+}
+
+/// What a lane has done, holds and waits for.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    in_flight: Arc<InFlight>,
+    bytes: AtomicUsize,
+    /// Told when the lane lets go of records.
+    released: Notify,
+    /// It waits for a database that is away; room will not come soon.
+    waits: AtomicBool,
+    /// The offset before which all is done, or [`NOTHING`].
+    done: AtomicI64,
+    /// The offset that the broker acknowledged last, or [`NOTHING`].
+    acknowledged: AtomicI64,
+    /// When a commit was sent that may still be answered.
+    sent: Mutex<Option<Instant>>,
+}
+
+const NOTHING: i64 = -1;
+
+impl Progress {
+    pub(crate) fn new(in_flight: Arc<InFlight>) -> Self {
+        Progress {
+            in_flight,
+            bytes: AtomicUsize::new(0),
+            released: Notify::new(),
+            waits: AtomicBool::new(false),
+            done: AtomicI64::new(NOTHING),
+            acknowledged: AtomicI64::new(NOTHING),
+            sent: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Whether the lane may take so much more.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let (own, flight) = (self.bytes(), &self.in_flight);
+        own == 0
+            || own + bytes <= flight.share()
+                && flight.bytes.load(Ordering::Acquire) + bytes <= flight.bytes_max
+    }
+
+    /// Whether a lane that was full has drained enough to be worth a fetch.
+    pub(crate) fn is_half_empty(&self) -> bool {
+        self.bytes() <= self.in_flight.share() / 2
+    }
+
+    /// The bytes at which a batch is full: the next one must find room meanwhile.
+    pub(crate) fn batch_bytes_max(&self, setting: usize) -> usize {
+        setting.min(self.in_flight.share() / 2)
+    }
+
+    pub(crate) fn took(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let all = self.in_flight.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        self.in_flight.bytes_peak.fetch_max(all, Ordering::Relaxed);
+    }
+
+    pub(crate) fn release(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.in_flight.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.released.notify_one();
+    }
+
+    /// Waits for room; only the poller does.
+    pub(crate) async fn room(&self, bytes: usize) {
+        // A release between the look and the wait leaves its permit.
+        while !self.has_room(bytes) {
+            self.released.notified().await;
+        }
+    }
+
+    pub(crate) fn set_waits(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Release);
+    }
+
+    pub(crate) fn waits(&self) -> bool {
+        self.waits.load(Ordering::Acquire)
+    }
+
+    /// All before this offset is done.
+    pub(crate) fn set_done(&self, next: i64) {
+        self.done.store(next, Ordering::Release);
+    }
+
+    pub(crate) fn sent(&self) {
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// The broker's answer to a commit. Not the highest: a retry inside librdkafka may overtake a later commit, and the
+    /// broker keeps what came last.
+    pub(crate) fn acknowledged(&self, next: i64) {
+        self.acknowledged.store(next, Ordering::Release);
+    }
+
+    /// What is done and not acknowledged, if no commit was sent within `patience`.
+    pub(crate) fn uncommitted(&self, patience: Duration) -> Option<i64> {
+        let done = self.done.load(Ordering::Acquire);
+        if done == NOTHING || done == self.acknowledged.load(Ordering::Acquire) {
+            return None;
+        }
+        let sent = *self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.is_none_or(|sent| sent.elapsed() >= patience)
+            .then_some(done)
+    }
+}
+
+/// What a lane held when it ended stays with Kafka.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.release(self.bytes());
+    }
+}
