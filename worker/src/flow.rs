@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 /// Records that were taken from Kafka and are not done, over all lanes.
 ///
 /// Each partition has an equal share, so that the lanes of a shard that is down hold theirs and no more: the others
-/// go on. A lane that holds nothing always gets one chunk, whatever the others hold.
+/// go on. A lane that holds nothing always gets a chunk, whatever the others hold.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     bytes_max: usize,

@@ -167,7 +167,7 @@ impl Poller {
             self.look_for_hole(key, next, record.offset);
             open.run_bytes += record.bytes();
             run.push(record);
-            let full = run.len() >= self.chunk_rows() || open.run_bytes >= CHUNK_BYTES_MAX;
+            let full = run.len() >= self.chunk_rows() || open.run_bytes >= self.chunk_bytes();
             drop(lanes);
             if full {
                 self.hand_over()?;
@@ -200,6 +200,11 @@ impl Poller {
         );
         let counter = &self.shared.stats.counters.missing;
         Stats::add(counter, usize::try_from(missing).unwrap_or(usize::MAX));
+    }
+
+    /// So much less than a lane's share that it always fits.
+    fn chunk_bytes(&self) -> usize {
+        CHUNK_BYTES_MAX.min(self.shared.in_flight.share() / 4)
     }
 
     fn chunk_rows(&self) -> usize {

@@ -26,8 +26,8 @@ pub struct WorkerSettings {
     pub retry_delay_min: Duration,
     /// The longest such delay.
     pub retry_delay_max: Duration,
-    /// What the lanes may hold of records that are not done, in bytes, over all lanes. Each has an equal share, and one
-    /// chunk of at most 256 KiB (or one record) beyond it where that is too small.
+    /// What the lanes may hold of records that are not done, in bytes, over all lanes. Each has an equal share; a
+    /// record that is longer than its lane's share goes alone.
     pub in_flight_bytes_max: usize,
     /// What librdkafka may fetch ahead, in bytes, over all topics.
     pub fetch_ahead_bytes_max: usize,

@@ -1,6 +1,7 @@
 //! A worker's counters over HTTP: `/livez`, `/stats` and `/hot`. Off unless it is asked for; it has no credentials, so
 //! only operators should reach it: `/hot` names users.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use shardlane_router::{PartitionId, RouteKey, ShardId, Slot, SlotMap};
-use shardlane_sql::{Routes, Store};
+use shardlane_sql::{PoolWaits, Routes, Store};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
@@ -83,6 +84,21 @@ struct StatsAnswer {
     counts: Counts,
     batch_p50_us: u64,
     batch_p99_us: u64,
+    in_flight_bytes: usize,
+    in_flight_bytes_peak: usize,
+    /// By topic.
+    assignment: BTreeMap<String, Vec<i32>>,
+    pools: Vec<PoolAnswer>,
+}
+
+/// A shard's pool of connections.
+#[derive(Debug, Clone, Serialize)]
+struct PoolAnswer {
+    shard: ShardId,
+    connections: u32,
+    waited: u64,
+    timed_out: u64,
+    wait_ms: u128,
 }
 
 #[derive(Serialize)]
@@ -148,10 +164,22 @@ impl StatsServer {
 
 async fn stats_answer(State(view): State<Arc<View>>) -> Json<StatsAnswer> {
     let latency = view.stats.batch_latency_us();
+    let (in_flight_bytes, in_flight_bytes_peak) = view.stats.in_flight_bytes();
+    let pool = |waits: PoolWaits| PoolAnswer {
+        shard: waits.shard,
+        connections: waits.connections,
+        waited: waits.waited,
+        timed_out: waits.timed_out,
+        wait_ms: waits.wait.as_millis(),
+    };
     Json(StatsAnswer {
         counts: view.stats.counts(),
         batch_p50_us: latency.value_at_quantile(0.5),
         batch_p99_us: latency.value_at_quantile(0.99),
+        in_flight_bytes,
+        in_flight_bytes_peak,
+        assignment: view.stats.assignment(),
+        pools: view.store.pool_waits().into_iter().map(pool).collect(),
     })
 }
 

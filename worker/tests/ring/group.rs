@@ -1,21 +1,16 @@
 //! Workers of one group: what each gets, what a rebalance may lose, and a consumer that loses a partition.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::future::try_join_all;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use shardlane_domain::{Event, Source};
-use shardlane_router::{Epoch, ShardId, SlotMap, TokenHash};
 use shardlane_sql::Layout;
-use shardlane_sql::testing::{TestDb, kafka, unique};
-use shardlane_worker::{Stats, TopicSet, WorkerSettings};
+use shardlane_worker::{Stats, Worker, WorkerSettings};
 use uuid::Uuid;
 
-use crate::events::{order, partition_of, user, users_of, walks};
-use crate::world::{PATIENCE, Ring, World, until, until_done};
+use crate::events::{order, partition_of, user, walks};
+use crate::leader::Leader;
+use crate::world::{Ring, World, until, until_counts, until_done};
 
 /// Waits until a worker has so many partitions of each topic.
 async fn until_assigned(stats: &Stats, each: usize) {
@@ -79,137 +74,75 @@ async fn two_workers_share_each_topic() {
     second.stop().await.unwrap();
 }
 
-const MANY: u32 = 32;
-
-/// Partitions enough that one whose commit is refused has no next record at once.
-async fn wide() -> Option<World> {
-    let map = SlotMap::aligned(Epoch(1), TokenHash::Postgres, MANY, &[ShardId(0)]).unwrap();
-    let ring = Ring {
-        bootstrap: kafka().await?,
-        topics: TopicSet::with_prefix(&unique("ring")),
-        map,
-    };
-    ring.create(MANY).await;
-    Some(World {
-        db: TestDb::new(Layout::Single).await?,
-        ring,
+/// A worker whose offset commits are refused, because its group's leader takes its time. Some events are applied
+/// meanwhile, and then the group is as it was, and nothing more comes.
+async fn after_refused_commits(world: &World, settings: WorkerSettings) -> Worker {
+    let ring = &world.ring;
+    let (bootstrap, group) = (ring.bootstrap.clone(), settings.group.clone());
+    let partitions = i32::try_from(ring.map.partition_count()).unwrap();
+    let mut leader = blocking(move || Leader::new(&bootstrap, &group)).await;
+    let worker = world.start(settings.clone()).await;
+    // A consumer a topic.
+    let members = 1 + Source::ALL.len();
+    let mut leader = blocking(move || {
+        leader.gather(members, partitions);
+        leader
     })
+    .await;
+    until_assigned(&worker.stats(), 4).await;
+
+    let (thinking, leader_again) = blocking(move || (leader.rebalance(), leader)).await;
+    leader = leader_again;
+    let users: Vec<Uuid> = (0..40).map(user).collect();
+    let events = walks(users);
+    ring.publish(&events).await;
+    until_done(&worker, events.len()).await;
+    let each = 2 * u64::from(ring.map.partition_count());
+    until_counts(&worker.stats(), "commits are refused", |counts| {
+        counts.commit_failures >= each
+    })
+    .await;
+    let behind = ring.offsets(&settings);
+    assert!(
+        behind.values().all(|(committed, end)| committed < end),
+        "{behind:?}"
+    );
+    blocking(move || leader.assign(&thinking, partitions)).await;
+    worker
 }
 
-/// Joins and leaves a group, again and again, until it is dropped.
-struct Churn(Arc<AtomicBool>);
-
-impl Churn {
-    fn start(ring: &Ring, settings: &WorkerSettings) -> Churn {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (bootstrap, group) = (ring.bootstrap.clone(), settings.group.clone());
-        let (topic, stopped) = (ring.topics.dlq_of(Source::Orders), Arc::clone(&stop));
-        std::thread::spawn(move || {
-            while !stopped.load(Ordering::Acquire) {
-                let consumer: BaseConsumer = ClientConfig::new()
-                    .set("bootstrap.servers", &bootstrap)
-                    .set("group.id", &group)
-                    .set("partition.assignment.strategy", "cooperative-sticky")
-                    .create()
-                    .unwrap();
-                // A topic that the workers do not consume: their partitions stay where they are.
-                consumer.subscribe(&[&topic]).unwrap();
-                for _ in 0..20 {
-                    if !stopped.load(Ordering::Acquire) {
-                        consumer.poll(Duration::from_millis(20));
-                    }
-                }
-            }
-        });
-        Churn(stop)
-    }
-}
-
-impl Drop for Churn {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
-/// Sends one event after another until the broker refuses an offset commit, as it does while it gives out partitions.
-/// Gives how many were sent.
-async fn until_a_commit_is_refused(ring: &Ring, settings: &WorkerSettings, stats: &Stats) -> usize {
-    let publisher = ring.publisher().await;
-    let users: Vec<Uuid> = (0..i32::try_from(MANY).unwrap())
-        .flat_map(|partition| users_of(&ring.map, partition, 1))
-        .collect();
-    let churn = Churn::start(ring, settings);
-    let mut sent = 0;
-    let deadline = Instant::now() + PATIENCE;
-    while stats.counts().commit_failures == 0 {
-        assert!(
-            Instant::now() < deadline,
-            "none is refused: {:?}",
-            stats.counts()
-        );
-        let number = sent / users.len();
-        // A few at a time, so that a partition whose commit is refused has no next record at once.
-        for some in users.chunks(4) {
-            let events = orders_of(some, number);
-            try_join_all(events.iter().map(|event| publisher.publish(event)))
-                .await
-                .unwrap();
-            sent += some.len();
-            if stats.counts().commit_failures > 0 {
-                break;
-            }
-        }
-    }
-    drop(churn);
-    sent
-}
-
-fn quick(ring: &Ring) -> WorkerSettings {
-    let mut settings = ring.settings("");
-    settings.batch_linger = Duration::from_millis(1);
-    settings
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(act).await.unwrap()
 }
 
 /// A commit that is refused while the group changes is not repeated by librdkafka, nor by a lane that has nothing to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_offset_commit_is_repeated_while_nothing_else_comes() {
-    let Some(world) = wide().await else { return };
-    let ring = &world.ring;
-    let settings = quick(ring);
-    let worker = world.start(settings.clone()).await;
-    let stats = worker.stats();
-    let sent = until_a_commit_is_refused(ring, &settings, &stats).await;
-    until_done(&worker, sent).await;
-    until_all_committed(ring, &settings).await;
-    let counts = stats.counts();
-    assert!(counts.commit_repeats > 0, "{counts:?}");
-    assert_eq!(
-        (counts.applied, counts.rebuilds),
-        (sent as u64, 0),
-        "{counts:?}"
-    );
+    let Some(world) = World::new(Layout::Shards).await else {
+        return;
+    };
+    let settings = world.ring.settings("");
+    let worker = after_refused_commits(&world, settings.clone()).await;
+    until_all_committed(&world.ring, &settings).await;
+    let counts = worker.stats().counts();
+    assert!(counts.commit_repeats >= 8, "{counts:?}");
+    assert_eq!((counts.applied, counts.rebuilds), (240, 0), "{counts:?}");
     worker.stop().await.unwrap();
 }
 
 /// The next owner begins where the last one ended, also if the last commit was refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hand_over_commits_what_was_refused_before() {
-    let Some(world) = wide().await else { return };
-    let ring = &world.ring;
-    let mut settings = quick(ring);
+    let Some(world) = World::new(Layout::Shards).await else {
+        return;
+    };
+    let mut settings = world.ring.settings("");
     // Nothing else repeats it.
     settings.commit_repeat = Duration::from_secs(3_600);
-    let worker = world.start(settings.clone()).await;
+    let worker = after_refused_commits(&world, settings.clone()).await;
     let stats = worker.stats();
-    let sent = until_a_commit_is_refused(ring, &settings, &stats).await;
-    until_done(&worker, sent).await;
-    let behind = ring.offsets(&settings);
-    assert!(
-        behind.values().any(|(committed, end)| committed < end),
-        "a later commit hid the refused one"
-    );
     worker.stop().await.unwrap();
-    ring.everything_is_committed(&settings);
+    world.ring.everything_is_committed(&settings);
     assert_eq!(stats.counts().commit_repeats, 0);
 }
 
@@ -224,9 +157,10 @@ async fn workers_that_come_and_go_do_no_record_twice() {
     world.slow_down(0.05).await;
     let mut settings = ring.settings("");
     settings.batch_rows_max = 5;
-    let users: Vec<Uuid> = (0..150).map(user).collect();
+    let users: Vec<Uuid> = (0..180).map(user).collect();
     let events = walks(users.iter().copied());
-    ring.publish(&events).await;
+    let mut waves = events.chunks(events.len() / 3);
+    ring.publish(waves.next().unwrap()).await;
     let mut running = vec![world.start(settings.clone()).await];
     let mut all: Vec<Arc<Stats>> = vec![running[0].stats()];
     for _ in 0..2 {
@@ -235,6 +169,7 @@ async fn workers_that_come_and_go_do_no_record_twice() {
         all.push(Arc::clone(&stats));
         running.push(next);
         until_assigned(&stats, 2).await;
+        ring.publish(waves.next().unwrap()).await;
         running.remove(0).stop().await.unwrap();
     }
     until("all are applied", async || {
