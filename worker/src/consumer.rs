@@ -231,9 +231,9 @@ impl ConsumerContext for Context {
             let Some(lane) = lanes.open.get(&key) else {
                 continue;
             };
-            // One that was refused is repeated like one that was never answered: in its time, not at once for ever.
-            if let (None, Offset::Offset(next)) = (error, element.offset()) {
-                lane.progress.acknowledged(next);
+            match (error, element.offset()) {
+                (None, Offset::Offset(next)) => lane.progress.acknowledged(next),
+                _ => lane.progress.refused(),
             }
         }
     }

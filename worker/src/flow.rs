@@ -63,8 +63,10 @@ pub(crate) struct Progress {
     done: AtomicI64,
     /// The offset that the broker acknowledged last, or [`NOTHING`].
     acknowledged: AtomicI64,
-    /// When a commit was sent that may still be answered.
+    /// When the last commit was sent.
     sent: Mutex<Option<Instant>>,
+    /// The broker refused it.
+    refused: AtomicBool,
 }
 
 const NOTHING: i64 = -1;
@@ -79,6 +81,7 @@ impl Progress {
             done: AtomicI64::new(NOTHING),
             acknowledged: AtomicI64::new(NOTHING),
             sent: Mutex::new(None),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -138,6 +141,7 @@ impl Progress {
     }
 
     pub(crate) fn sent(&self) {
+        self.refused.store(false, Ordering::Release);
         *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
@@ -147,13 +151,21 @@ impl Progress {
         self.acknowledged.store(next, Ordering::Release);
     }
 
-    /// What is done and not acknowledged, if no commit was sent within `patience`.
+    /// The broker refused a commit.
+    pub(crate) fn refused(&self) {
+        self.refused.store(true, Ordering::Release);
+    }
+
+    /// What is done and not acknowledged, if no commit was sent within `patience`. Ten times that where the broker has not
+    /// answered: the commit may wait behind the consumer's request to join, and more of them would wait there too.
     pub(crate) fn uncommitted(&self, patience: Duration) -> Option<i64> {
         let done = self.done.load(Ordering::Acquire);
         if done == NOTHING || done == self.acknowledged.load(Ordering::Acquire) {
             return None;
         }
         let sent = *self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = self.refused.load(Ordering::Acquire);
+        let patience = if refused { patience } else { patience * 10 };
         sent.is_none_or(|sent| sent.elapsed() >= patience)
             .then_some(done)
     }

@@ -10,7 +10,6 @@ mod group;
 mod growth;
 mod growth_limits;
 mod hot;
-mod leader;
 mod map;
 mod once;
 mod poison;
