@@ -177,3 +177,75 @@ impl Drop for Progress {
         self.release(self.bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::ZERO;
+    const LATER: Duration = Duration::from_secs(3_600);
+
+    fn lanes(bytes_max: usize, partitions: usize) -> Arc<InFlight> {
+        let flight = Arc::new(InFlight::new(bytes_max));
+        flight.assigned(partitions);
+        flight
+    }
+
+    #[test]
+    fn what_is_done_is_committed_again_until_the_broker_has_it() {
+        let lane = Progress::new(lanes(100, 1));
+        assert_eq!(lane.uncommitted(SOON), None, "nothing is done");
+        lane.set_done(5);
+        lane.sent();
+        assert_eq!(lane.uncommitted(LATER), None, "an answer may come");
+        assert_eq!(lane.uncommitted(SOON), Some(5), "no answer");
+        lane.acknowledged(5);
+        assert_eq!(lane.uncommitted(SOON), None);
+        // A retry of an older commit that the broker took last.
+        lane.acknowledged(3);
+        assert_eq!(lane.uncommitted(SOON), Some(5));
+    }
+
+    #[test]
+    fn a_refusal_is_repeated_sooner_than_a_silence() {
+        let lane = Progress::new(lanes(100, 1));
+        lane.set_done(5);
+        lane.sent();
+        let patience = Duration::from_millis(20);
+        std::thread::sleep(patience);
+        assert_eq!(
+            lane.uncommitted(patience),
+            None,
+            "it may wait behind a request to join"
+        );
+        lane.refused();
+        assert_eq!(lane.uncommitted(patience), Some(5));
+        lane.sent();
+        assert_eq!(
+            lane.uncommitted(patience),
+            None,
+            "once, and not at once again"
+        );
+    }
+
+    #[test]
+    fn a_lane_that_holds_its_share_leaves_the_others_theirs() {
+        let flight = lanes(100, 4);
+        let (full, other) = (
+            Progress::new(Arc::clone(&flight)),
+            Progress::new(Arc::clone(&flight)),
+        );
+        full.took(25);
+        assert!(!full.has_room(1) && other.has_room(25));
+        assert!(!full.is_half_empty());
+        full.release(13);
+        assert!(full.is_half_empty() && full.has_room(13) && !full.has_room(14));
+        // Longer than a share: alone.
+        assert!(other.has_room(90));
+        other.took(90);
+        assert!(!full.has_room(1), "all together hold too much");
+        assert_eq!(flight.bytes(), (102, 102));
+        drop((full, other));
+        assert_eq!(flight.bytes(), (0, 102), "what they held is let go");
+    }
+}

@@ -3,17 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
-use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use shardlane_domain::{Event, Source};
 use shardlane_sql::Layout;
-use shardlane_sql::testing::unique;
-use shardlane_worker::{Stats, TopicSet, Worker, WorkerSettings};
+use shardlane_worker::{Stats, WorkerSettings};
 use uuid::Uuid;
 
 use crate::events::{order, partition_of, user, walks};
-use crate::world::{Ring, World, until, until_counts, until_done};
+use crate::world::{Ring, World, until, until_done};
 
 /// Waits until a worker has so many partitions of each topic.
 async fn until_assigned(stats: &Stats, each: usize) {
@@ -75,80 +71,6 @@ async fn two_workers_share_each_topic() {
     until_all_committed(ring, &settings).await;
     first.stop().await.unwrap();
     second.stop().await.unwrap();
-}
-
-/// librdkafka's own broker, because it refuses commits when it is told to. A real one does for some milliseconds of a
-/// rebalance, between a member's JoinGroup and its SyncGroup, which no test can aim at.
-fn refusing_broker(ring: &mut Ring) -> MockCluster<'static, DefaultProducerContext> {
-    let cluster = MockCluster::new(1).unwrap();
-    ring.bootstrap = cluster.bootstrap_servers();
-    ring.topics = TopicSet::with_prefix(&unique("refusing"));
-    let partitions = i32::try_from(ring.map.partition_count()).unwrap();
-    for source in Source::ALL {
-        for topic in [ring.topics.of(*source), ring.topics.dlq_of(*source)] {
-            cluster.create_topic(&topic, partitions, 1).unwrap();
-        }
-    }
-    cluster
-}
-
-/// A worker that has applied events, and whose offset commits were all refused. The next ones are not.
-async fn after_refused_commits(
-    world: &World,
-    cluster: &MockCluster<'static, DefaultProducerContext>,
-    settings: WorkerSettings,
-) -> Worker {
-    let ring = &world.ring;
-    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS;
-    cluster.request_errors(RDKafkaApiKey::OffsetCommit, &[refusal; 10_000]);
-    let worker = world.start(settings.clone()).await;
-    let users: Vec<Uuid> = (0..40).map(user).collect();
-    ring.publish(&walks(users)).await;
-    until_done(&worker, 240).await;
-    let each = 2 * u64::from(ring.map.partition_count());
-    until_counts(&worker.stats(), "commits are refused", |counts| {
-        counts.commit_failures >= each
-    })
-    .await;
-    let behind = ring.offsets(&settings);
-    let all_behind = behind.values().all(|(committed, end)| committed < end);
-    assert!(all_behind, "{behind:?}");
-    cluster.clear_request_errors(RDKafkaApiKey::OffsetCommit);
-    worker
-}
-
-/// A commit that is refused while the group changes is not repeated by librdkafka, nor by a lane that has nothing to do.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refused_offset_commit_is_repeated_while_nothing_else_comes() {
-    let Some(mut world) = World::new(Layout::Shards).await else {
-        return;
-    };
-    let cluster = refusing_broker(&mut world.ring);
-    let settings = world.ring.settings("");
-    let worker = after_refused_commits(&world, &cluster, settings.clone()).await;
-    until_all_committed(&world.ring, &settings).await;
-    let counts = worker.stats().counts();
-    assert!(counts.commit_repeats >= 8, "{counts:?}");
-    let again = (counts.fenced, counts.duplicates, counts.rebuilds);
-    assert_eq!(again, (0, 0, 0), "{counts:?}");
-    worker.stop().await.unwrap();
-}
-
-/// The next owner begins where the last one ended, also if the last commit was refused.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hand_over_commits_what_was_refused_before() {
-    let Some(mut world) = World::new(Layout::Shards).await else {
-        return;
-    };
-    let cluster = refusing_broker(&mut world.ring);
-    let mut settings = world.ring.settings("");
-    // Nothing else repeats it.
-    settings.commit_repeat = Duration::from_secs(3_600);
-    let worker = after_refused_commits(&world, &cluster, settings.clone()).await;
-    let stats = worker.stats();
-    worker.stop().await.unwrap();
-    world.ring.everything_is_committed(&settings);
-    assert_eq!(stats.counts().commit_repeats, 0);
 }
 
 /// Batches under way are finished, and what they did is committed, before a partition changes hands: so the next owner
