@@ -177,7 +177,8 @@ async fn a_shard_that_is_down_stops_its_own_partitions_only() {
             }
         });
         let old = behind.filter(|lag| lag.seconds > Some(0.0)).count();
-        if records == 2 * down as u64 && foreign == 0 && old > 0 {
+        // Of a paused partition librdkafka hears no new end, so there may be more than it says.
+        if (1..=2 * down as u64).contains(&records) && foreign == 0 && old > 0 {
             Ok(())
         } else {
             Err(format!("{lags:?}"))
