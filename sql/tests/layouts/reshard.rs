@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use shardlane_local::{Postgres, PostgresOptions, create_database};
-use shardlane_router::{Epoch, ShardId, SlotMap, TokenHash};
+use shardlane_router::{Epoch, RouteKey, ShardId, SlotMap, TokenHash};
 use shardlane_sql::reshard::{Change, Plan, Reshard, ReshardError, ReshardOptions, Step};
 use shardlane_sql::testing::load::Writers;
 use shardlane_sql::testing::{TestDb, spare_database, test_map};
-use shardlane_sql::{Detail, Layout, SlotSet, Store, migrate};
+use shardlane_sql::{Detail, Layout, SlotSet, SqlError, Store, migrate};
+use uuid::Uuid;
 
-use crate::ground::connect;
+use crate::events::{from_kafka, order, user};
+use crate::ground::{apply, connect};
 
 pub(crate) const USERS: usize = 120;
 
@@ -299,4 +301,47 @@ async fn a_source_without_logical_wal_is_named() {
     assert!(error.to_string().contains("wal_level = logical"), "{error}");
     assert!(reshard.journal().await.unwrap().is_none());
     postgres.stop().await.unwrap();
+}
+
+/// A shard that has applied a partition up to an offset may be given slots later whose records stand before it there: its
+/// fence of the time before says nothing about them. Two nets hold it: older fences are deleted when slots come, and one that
+/// is left is of an older epoch. Without both this fails; without either it passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_says_nothing_about_slots_that_came_later() {
+    let Some(db) = TestDb::new(Layout::Shards).await else {
+        return;
+    };
+    let store = db.store().await;
+    let shard_of = |user: &Uuid| store.target_of(*user).map(|target| target.shard());
+    let mut all = (0..).map(user);
+    let stays = all.find(|user| shard_of(user) == Some(ShardId(1))).unwrap();
+    let moves = all.find(|user| shard_of(user) == Some(ShardId(0))).unwrap();
+    let opened = |user, offset| {
+        let event = order(user, "o1", "e1", "created", 1);
+        from_kafka(vec![event], "orders.webhooks", 0, offset)
+    };
+    // One partition with users of both shards; the second shard's worker is far ahead.
+    apply(&store, &opened(stays, 100)).await.unwrap();
+    let token = TokenHash::Postgres.token(&RouteKey::Uuid(moves));
+    let slot = token.slot().number();
+    let slots: SlotSet = format!("{slot}-{slot}").parse().unwrap();
+    let change = Change {
+        slots: Some((slots, ShardId(1))),
+        ..Change::default()
+    };
+    let mut reshard = Reshard::connect(db.urls(), test_map(), ReshardOptions::default())
+        .await
+        .unwrap();
+    let before = store.target_of(moves).unwrap();
+    reshard.run(&change, print).await.unwrap();
+    store.refresh(store.routes().epoch()).await;
+    let target = store.target_of(moves).unwrap();
+    assert_eq!((before.shard(), target.shard()), (ShardId(0), ShardId(1)));
+
+    let report = apply(&store, &opened(moves, 50)).await.unwrap();
+    assert_eq!(report.applied, 1);
+    let fence = store.fence(target, "orders.webhooks", 0).await.unwrap();
+    assert_eq!(fence, Some(51));
+    let again = apply(&store, &opened(moves, 50)).await.unwrap_err();
+    assert!(matches!(again, SqlError::Fenced { .. }), "{again}");
 }
