@@ -18,6 +18,8 @@ mod follow;
 mod identity;
 mod layout;
 mod migrate;
+#[doc(hidden)]
+pub mod mutants;
 pub mod reshard;
 mod routes;
 mod rows;

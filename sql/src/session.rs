@@ -11,6 +11,7 @@ use shardlane_router::ShardId;
 
 use crate::follow::address;
 use crate::identity::{self, ShardIdentity};
+use crate::mutants::{self, Mutant};
 use crate::{ErrorClass, SqlError};
 
 /// Declares the statements that a session prepares, each from its file in `statements/`.
@@ -21,7 +22,7 @@ macro_rules! statements {
         impl Statements {
             async fn prepare(client: &Client) -> Result<Statements, tokio_postgres::Error> {
                 let ($($name),+) = futures_util::try_join!(
-                    $(client.prepare(include_str!(concat!("statements/", stringify!($name), ".sql")))),+
+                    $(prepare(client, include_str!(concat!("statements/", stringify!($name), ".sql")))),+
                 )?;
                 Ok(Statements { $($name),+ })
             }
@@ -44,6 +45,19 @@ statements!(
     insert_outbox,
     insert_directory,
 );
+
+async fn prepare(client: &Client, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+    if mutants::is(Mutant::NoOnConflict) {
+        let sql = sql.replace("on conflict do nothing", "");
+        return client.prepare(&sql).await;
+    }
+    if mutants::is(Mutant::FenceOutside) {
+        // Moved already: what is left in the transaction always agrees.
+        let sql = sql.replace("where f.epoch < excluded.epoch", "where true");
+        return client.prepare(&sql).await;
+    }
+    client.prepare(sql).await
+}
 
 /// A connection that was checked and prepared.
 pub(crate) struct Session {

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::SqlError;
 use crate::fold::{self, OrderKey, RejectReason, Rejected, States};
+use crate::mutants::{self, Mutant, Point};
 use crate::routes::Target;
 use crate::rows::InboxRows;
 use crate::session::{PooledSession, Session};
@@ -89,8 +90,14 @@ impl Staged {
     /// # Errors
     /// [`SqlError::Postgres`].
     pub async fn commit(mut self) -> Result<Report, SqlError> {
-        self.session.client.batch_execute("commit").await?;
+        let client = &self.session.client;
+        #[cfg(feature = "mutants")]
+        let outbox = mutants::take_outbox(client).await?;
+        client.batch_execute("commit").await?;
         self.session.in_transaction = false;
+        mutants::reached(Point::Committed).await;
+        #[cfg(feature = "mutants")]
+        mutants::put_outbox(&self.session.client, outbox).await?;
         self.report.took = self.began.elapsed();
         Ok(self.report)
     }
@@ -113,6 +120,23 @@ pub(crate) async fn stage(
     anchor: Uuid,
     records: &[Record],
 ) -> Result<Staged, SqlError> {
+    if mutants::is(Mutant::FenceOutside) {
+        for fence in fence_moves(records) {
+            let epoch = i64::try_from(target.epoch.0).unwrap_or(i64::MAX);
+            let params: [&(dyn ToSql + Sync); 6] = [
+                &anchor,
+                &&*fence.topic,
+                &fence.partition,
+                &epoch,
+                &fence.first,
+                &fence.next,
+            ];
+            session
+                .client
+                .execute(&session.statements.move_fence, &params)
+                .await?;
+        }
+    }
     session.in_transaction = true;
     let began = Instant::now();
     match write(&session, target, anchor, records).await {
@@ -197,6 +221,12 @@ async fn write(
     for row in &inserted {
         if let Some(index) = first_seen.get(&(row.get(0), row.get(1), row.get(2))) {
             fresh[*index] = true;
+        }
+    }
+    #[cfg(feature = "mutants")]
+    if mutants::is(Mutant::MemoryInbox) {
+        for ((user, source, event), index) in &first_seen {
+            fresh[*index] = !mutants::seen_before(*user, source, event);
         }
     }
     let mut states = States::from_rows(&orders, &disputes, &order_keys, &dispute_keys)?;

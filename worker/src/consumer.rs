@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use shardlane_sql::mutants::{self, Mutant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -50,6 +51,18 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn lanes(&self) -> std::sync::MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far these partitions were handed over to lanes.
+    fn polled(&self, which: &[(String, i32)]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), next) in &self.lanes().positions {
+            if which.contains(&(topic.to_string(), *partition)) {
+                list.add_partition_offset(topic, *partition, Offset::Offset(*next))
+                    .ok();
+            }
+        }
+        list
     }
 
     /// Closes lanes and waits for the batches that they are at.
@@ -103,10 +116,16 @@ impl ConsumerContext for Context {
                 .map(|element| (element.topic().to_owned(), element.partition()))
                 .collect();
             tracing::info!(partitions = gone.len(), "partitions revoked");
+            let polled = mutants::is(Mutant::LostRevokeDrain).then(|| self.polled(&gone));
             self.close(|(topic, partition)| {
                 gone.iter()
                     .any(|(name, number)| **name == **topic && number == partition)
             });
+            if let Some(polled) = polled {
+                consumer
+                    .commit(&polled, rdkafka::consumer::CommitMode::Sync)
+                    .ok();
+            }
             // The lanes' asynchronous commits are on their way; this one waits for them.
             match consumer.commit_consumer_state(rdkafka::consumer::CommitMode::Sync) {
                 Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
@@ -135,6 +154,14 @@ pub(crate) fn subscribe(settings: &WorkerSettings) -> Result<BaseConsumer<Contex
         .set("bootstrap.servers", &settings.bootstrap)
         .set("client.id", "shardlane")
         .set("group.id", &settings.group)
+        .set(
+            "session.timeout.ms",
+            settings.session_timeout.as_millis().to_string(),
+        )
+        .set(
+            "heartbeat.interval.ms",
+            (settings.session_timeout / 4).as_millis().to_string(),
+        )
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")

@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use shardlane_domain::Source;
+use shardlane_sql::mutants::{self, Mutant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -229,6 +230,9 @@ impl Poller {
         for (key, lane) in &mut lanes.open {
             if lane.held.is_empty() {
                 continue;
+            }
+            if mutants::is(Mutant::StaleResume) {
+                lane.held.clear();
             }
             match lane.records.try_send(std::mem::take(&mut lane.held)) {
                 Ok(()) => {

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use rdkafka::Message;
 use rdkafka::message::{BorrowedMessage, OwnedHeaders};
 use shardlane_domain::{DecodeError, Event, Source};
+use shardlane_sql::mutants::{self, Mutant};
 use uuid::Uuid;
 
 /// A record copied out of the client's buffers; its topic and partition are the lane's.
@@ -36,8 +37,9 @@ impl RawRecord {
         let received_at = message
             .timestamp()
             .to_millis()
+            .filter(|_| !mutants::is(Mutant::TimeRegenerated))
             .and_then(|millis| Timestamp::from_millisecond(millis).ok())
-            .unwrap_or(Timestamp::UNIX_EPOCH);
+            .unwrap_or_else(without_timestamp);
         RawRecord {
             offset: message.offset(),
             key: message.key().map(Bytes::copy_from_slice),
@@ -74,4 +76,12 @@ impl RawRecord {
             _ => Ok(event),
         }
     }
+}
+
+/// Of a record that has no time of its own.
+fn without_timestamp() -> Timestamp {
+    if mutants::is(Mutant::TimeRegenerated) {
+        return Timestamp::now();
+    }
+    Timestamp::UNIX_EPOCH
 }

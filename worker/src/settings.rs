@@ -26,6 +26,9 @@ pub struct WorkerSettings {
     pub retry_delay_min: Duration,
     /// The longest such delay.
     pub retry_delay_max: Duration,
+    /// How long the group waits for a worker that is silent, before others take its partitions. Most of the time from
+    /// a kill to the next commit. A broker takes 6 s or more by default.
+    pub session_timeout: Duration,
     /// How long a revoked or stopping lane may take to finish the batch that it is at.
     pub drain_max: Duration,
 }
@@ -48,6 +51,7 @@ impl WorkerSettings {
             batch_linger: Duration::from_millis(20),
             retry_delay_min: Duration::from_millis(50),
             retry_delay_max: Duration::from_secs(5),
+            session_timeout: Duration::from_secs(6),
             drain_max: Duration::from_secs(10),
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use shardlane_router::TokenHash;
+use shardlane_sql::mutants::{self, Mutant, Point};
 use shardlane_sql::{ErrorClass, Record, Report, Routes, SqlError, Target};
 
 use super::batch::is_covered;
@@ -102,7 +103,7 @@ impl Lane {
     /// guilty record stands alone, drops what another worker has applied.
     async fn apply_group(&self, target: Target, group: Vec<Pair>) -> Result<GroupEnd, WorkerError> {
         let next = group.last().map_or(0, |(_, raw)| raw.offset + 1);
-        let (records, raws): (Vec<Record>, Vec<RawRecord>) = group.into_iter().unzip();
+        let (mut records, mut raws): (Vec<Record>, Vec<RawRecord>) = group.into_iter().unzip();
         let counters = &self.shared.stats.counters;
         let mut retry = self.retry();
         let mut attempts = 1;
@@ -126,6 +127,10 @@ impl Lane {
                     attempts += 1;
                     if !self.wait(&mut retry, &error).await {
                         return Ok(GroupEnd::Closed);
+                    }
+                    if mutants::is(Mutant::RetryOvertakes) {
+                        records[range.clone()].rotate_left(range.len() / 2);
+                        raws[range.clone()].rotate_left(range.len() / 2);
                     }
                     work.push(range);
                 }
@@ -194,6 +199,7 @@ impl Lane {
         raws: &[RawRecord],
         attempts: u32,
     ) -> Result<Report, Failure> {
+        mutants::reached(Point::BeforeWrite).await;
         let staged = self.shared.store.stage(target, records).await?;
         let letters: Vec<(&RawRecord, Reason)> = staged
             .report()
@@ -212,6 +218,7 @@ impl Lane {
             })
             .collect();
         self.publish_dead(&letters).await?;
+        mutants::reached(Point::Written).await;
         Ok(staged.commit().await?)
     }
 
@@ -219,7 +226,7 @@ impl Lane {
         &self,
         letters: &[(&RawRecord, Reason)],
     ) -> Result<(), Failure> {
-        if letters.is_empty() {
+        if letters.is_empty() || mutants::is(Mutant::DeadLetterSwallowed) {
             return Ok(());
         }
         Ok(self

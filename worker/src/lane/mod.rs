@@ -15,6 +15,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use shardlane_domain::Source;
 use shardlane_router::Epoch;
+use shardlane_sql::mutants::{self, Mutant};
 use shardlane_sql::{Record, Store, Target};
 use tokio::sync::mpsc;
 
@@ -90,6 +91,11 @@ impl Lane {
                 break;
             };
             frozen.extend(events);
+            if mutants::is(Mutant::CommitBeforeWrite)
+                && let Some(next) = next
+            {
+                self.commit_offset(next)?;
+            }
             let Some(waiting) = self.process(frozen, &mut fences).await? else {
                 break;
             };
