@@ -163,12 +163,14 @@ async fn faults(lab: &Lab, arguments: &RunArgs) -> anyhow::Result<bool> {
                 Ok(outcome) => {
                     let verdict = &outcome.verdict;
                     eprintln!(
-                        "{} seed {seed}: {} events, {} findings, {:.0} s; {}; {:?}",
+                        "{} seed {seed}: {} events, {} findings, {:.0} s; {}; {} letters and {} records again; {:?}",
                         scenario.name,
                         verdict.events,
                         verdict.findings.len(),
                         began.elapsed().as_secs_f64(),
                         outcome.struck,
+                        verdict.letters_again,
+                        verdict.records_again,
                         verdict.fates
                     );
                     if !verdict.findings.is_empty() {

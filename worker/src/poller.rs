@@ -233,6 +233,8 @@ impl Poller {
             }
             if mutants::is(Mutant::StaleResume) {
                 lane.held.clear();
+                self.consumer.resume(&partition_list(key))?;
+                continue;
             }
             match lane.records.try_send(std::mem::take(&mut lane.held)) {
                 Ok(()) => {

@@ -472,14 +472,8 @@ impl<'a> Check<'a> {
                 );
                 self.verdict.add(Wrong::Lost, Some(key.1), sentence);
             }
-            if there > ok + info {
-                let sentence = format!(
-                    "{} sent {} times, {there} times in the topic: {text}",
-                    key.0,
-                    ok + info
-                );
-                self.verdict.add(Wrong::Twice, Some(key.1), sentence);
-            }
+            // librdkafka may append a batch again when a record beside it has timed out; the inbox knows it.
+            self.verdict.records_again += there.saturating_sub(ok + info);
         }
         for key in logged.keys().filter(|key| !answers.contains_key(*key)) {
             let sentence = format!("{} is in the topic, and nobody sent it", key.0);

@@ -50,6 +50,8 @@ pub struct Verdict {
     pub fates: BTreeMap<String, usize>,
     /// Dead letters that were published again after a crash, which is allowed.
     pub letters_again: usize,
+    /// Records that are in a topic more often than they were sent, which is allowed.
+    pub records_again: usize,
     /// Everything that is wrong.
     pub findings: Vec<Finding>,
     /// What the log and the servers have of the first users with a finding.

@@ -94,7 +94,7 @@ impl Lane {
             if mutants::is(Mutant::CommitBeforeWrite)
                 && let Some(next) = next
             {
-                self.commit_offset(next)?;
+                self.commit_offset(next, CommitMode::Sync)?;
             }
             let Some(waiting) = self.process(frozen, &mut fences).await? else {
                 break;
@@ -102,17 +102,17 @@ impl Lane {
             frozen = waiting;
             let oldest = frozen.first().map(|(_, raw)| raw.offset);
             if let Some(done) = oldest.or(next) {
-                self.commit_offset(done)?;
+                // Asynchronous: a commit that is lost costs a replay, which the fence recognises.
+                self.commit_offset(done, CommitMode::Async)?;
             }
             Stats::add(&self.shared.stats.counters.done, taken - frozen.len());
         }
         Ok(())
     }
 
-    fn commit_offset(&self, next: i64) -> Result<(), KafkaError> {
+    fn commit_offset(&self, next: i64, mode: CommitMode) -> Result<(), KafkaError> {
         let mut offsets = TopicPartitionList::with_capacity(1);
         offsets.add_partition_offset(&self.topic, self.partition, Offset::Offset(next))?;
-        // Asynchronous: a commit that is lost costs a replay, which the fence recognises.
-        self.consumer.commit(&offsets, CommitMode::Async)
+        self.consumer.commit(&offsets, mode)
     }
 }
