@@ -80,7 +80,7 @@ impl ReshardArgs {
                     .backlog
                     .unwrap_or(if self.quick { 1_000 } else { 10_000 })
                     .max(1),
-                pause_ms: if self.quick { 1_500 } else { 5_000 },
+                pause_ms: if self.quick { 1_000 } else { 5_000 },
                 quick: self.quick,
             },
             command: command_line(),

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use futures_util::future::try_join_all;
 use shardlane_local::{Durability, Kafka, KafkaOptions, kafka_available};
 use shardlane_router::{Epoch, ShardId, SlotMap, TokenHash};
 use shardlane_sql::servers::LayoutServers;
@@ -66,14 +67,22 @@ pub async fn run(options: &ReshardOptions) -> anyhow::Result<Results> {
             }),
         }
     }
-    let kafka = Kafka::start(KafkaOptions::default())
-        .await
-        .context("Kafka did not start")?;
+    eprintln!("starting servers");
+    let kafka = async {
+        let kafka = Kafka::start(KafkaOptions::default()).await;
+        kafka.context("Kafka did not start")
+    };
+    // The primaries that shards can grow to are there from the start.
+    let primaries = changes::primaries(options.settings.quick);
+    let servers = try_join_all(layouts.iter().map(async |layout| {
+        let servers = LayoutServers::start(*layout, Durability::Durable, primaries, &[]).await;
+        servers.with_context(|| format!("layout {layout}"))
+    }));
+    let (kafka, servers) = futures_util::try_join!(kafka, servers)?;
     let mut results = Vec::new();
     let mut samples = BTreeMap::new();
-    for layout in layouts {
-        eprintln!("{layout}: starting servers");
-        let (changes, curve) = run_layout(options, layout, &kafka)
+    for (layout, servers) in layouts.into_iter().zip(servers) {
+        let (changes, curve) = run_layout(options, layout, servers, &kafka)
             .await
             .with_context(|| format!("layout {layout}"))?;
         results.extend(changes);
@@ -109,6 +118,7 @@ pub(crate) struct Span {
 async fn run_layout(
     options: &ReshardOptions,
     layout: Layout,
+    servers: LayoutServers,
     kafka: &Kafka,
 ) -> anyhow::Result<(Vec<ChangeResult>, Vec<Sample>)> {
     let settings = &options.settings;
@@ -118,8 +128,6 @@ async fn run_layout(
         settings.partitions,
         &[ShardId(0), ShardId(1)],
     )?;
-    // The primaries that shards can grow to are there from the start.
-    let servers = LayoutServers::start(layout, Durability::Durable, 4, &[]).await?;
     let database = servers
         .create("reshard", &map, settings.citus_shards)
         .await?;

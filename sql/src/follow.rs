@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rand::RngExt as _;
+use shardlane_citus::node_config;
+use shardlane_router::Node;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::Host;
@@ -161,20 +163,18 @@ pub(crate) fn address(config: &Config) -> Address {
     (host, port, database.to_owned())
 }
 
-/// The credentials of one DSN at another address.
+/// The settings of one DSN at another address.
 pub(crate) fn at(config: &Config, host: &str, port: u16, database: Option<&str>) -> Config {
-    let mut node = Config::new();
-    node.host(host).port(port).application_name("shardlane");
-    if let Some(user) = config.get_user() {
-        node.user(user);
+    let address = Node {
+        group: 0,
+        host: host.to_owned(),
+        port,
+    };
+    let mut there = node_config(config, &address);
+    if let Some(database) = database {
+        there.dbname(database);
     }
-    if let Some(password) = config.get_password() {
-        node.password(password);
-    }
-    if let Some(database) = database.or(config.get_dbname()) {
-        node.dbname(database);
-    }
-    node
+    there
 }
 
 pub(crate) async fn connect(config: &Config) -> Result<Client, SqlError> {
@@ -182,4 +182,29 @@ pub(crate) async fn connect(config: &Config) -> Result<Client, SqlError> {
     // Its error, if any, is the next statement's too.
     tokio::spawn(connection);
     Ok(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_address_keeps_the_settings() {
+        let dsn = "postgres://me:secret@first:1/shop?sslmode=require&connect_timeout=3";
+        let there = at(&dsn.parse().unwrap(), "second", 2, Some("other"));
+        assert_eq!(there.get_hosts(), [Host::Tcp("second".to_owned())]);
+        assert_eq!(
+            (there.get_ports(), there.get_dbname()),
+            (&[2][..], Some("other"))
+        );
+        assert_eq!(
+            (there.get_user(), there.get_password()),
+            (Some("me"), Some(&b"secret"[..]))
+        );
+        assert_eq!(
+            there.get_ssl_mode(),
+            tokio_postgres::config::SslMode::Require
+        );
+        assert_eq!(there.get_connect_timeout(), Some(&Duration::from_secs(3)));
+    }
 }

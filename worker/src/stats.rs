@@ -64,6 +64,8 @@ counters!(
     missing,
     /// Times that a partition was paused because its lane was full.
     pauses,
+    /// Records that wait now, in their lanes, for a slot that is on its way to another shard. It falls too.
+    deferred,
 );
 
 /// Counters and the batch latency of a worker.
@@ -122,6 +124,15 @@ impl Stats {
 
     pub(crate) fn add(counter: &AtomicU64, n: usize) {
         counter.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    /// Moves a gauge from what it was to what it is.
+    pub(crate) fn shift(gauge: &AtomicU64, from: usize, to: usize) {
+        if to >= from {
+            gauge.fetch_add((to - from) as u64, Ordering::Relaxed);
+        } else {
+            gauge.fetch_sub((from - to) as u64, Ordering::Relaxed);
+        }
     }
 
     /// Counts a batch that has committed.

@@ -54,6 +54,15 @@ pub(crate) fn of(layout: Layout, quick: bool) -> &'static [Change] {
     }
 }
 
+/// How many primaries the changes of manual shards need.
+pub(crate) fn primaries(quick: bool) -> usize {
+    let shards = of(Layout::Shards, quick).iter().map(|change| match change {
+        Change::Shards(from, to) => *from.max(to),
+        Change::Move | Change::Rebalance | Change::Split | Change::IsolateTenant => 0,
+    });
+    shards.max().unwrap_or(0)
+}
+
 /// The servers under the changes.
 pub(crate) enum Ground<'a> {
     Shards(Box<Shards>),

@@ -112,7 +112,10 @@ impl Load {
             move || {
                 let mut number = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    if number >= stats.counts().done + backlog {
+                    // What waits for a slot on its way is no work that the others could do meanwhile: without the
+                    // last term they would starve for events.
+                    let counts = stats.counts();
+                    if number >= counts.done + backlog + counts.deferred {
                         std::thread::sleep(Duration::from_millis(2));
                         continue;
                     }

@@ -52,6 +52,29 @@ pub(crate) struct Lane {
     pub(crate) closing: Arc<AtomicBool>,
 }
 
+/// A lane's part of the gauge of deferred records; given back when the lane ends, however it ends.
+struct Deferred {
+    stats: Arc<Stats>,
+    records: usize,
+}
+
+impl Deferred {
+    fn new(stats: Arc<Stats>) -> Deferred {
+        Deferred { stats, records: 0 }
+    }
+
+    fn set(&mut self, records: usize) {
+        let before = std::mem::replace(&mut self.records, records);
+        Stats::shift(&self.stats.counters.deferred, before, records);
+    }
+}
+
+impl Drop for Deferred {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// How far each target has applied the lane's partition: the next offset.
 type Fences = HashMap<Target, i64>;
 
@@ -69,6 +92,7 @@ impl Lane {
         // Records of slots that are on their way to another shard, in order. The others go on meanwhile; the offset
         // stays at the oldest of these.
         let mut frozen: Vec<Pair> = Vec::new();
+        let mut deferred = Deferred::new(Arc::clone(&self.shared.stats));
         let (mut next, mut seen) = (None, Epoch(0));
         loop {
             let patience = (!frozen.is_empty()).then_some(FROZEN_POLL);
@@ -100,6 +124,7 @@ impl Lane {
                 break;
             };
             frozen = waiting;
+            deferred.set(frozen.len());
             let oldest = frozen.first().map(|(_, raw)| raw.offset);
             if let Some(done) = oldest.or(next) {
                 // Asynchronous: a commit that is lost costs a replay, which the fence recognises.
