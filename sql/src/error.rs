@@ -132,8 +132,10 @@ fn class_of(error: &tokio_postgres::Error) -> ErrorClass {
         // A trigger or CHECK refused a row, or a value does not fit its type or one of the server's limits (JSON
         // nested deeper than its stack).
         "22" | "23" | "54" => ErrorClass::Data,
-        // Connection; rolled back (deadlock, serialization); out of resources; operator intervention; system.
-        "08" | "40" | "53" | "57" | "58" => ErrorClass::Transient,
+        // Connection; refused authentication; rolled back (deadlock, serialization); out of resources; operator
+        // intervention; system. A shard that refuses us, for a password that changes say, is away for a while like any
+        // other: its partitions wait, and those of the other shards go on. At the start it is an error all the same.
+        "08" | "28" | "40" | "53" | "57" | "58" => ErrorClass::Transient,
         // lock_not_available
         _ if *state == SqlState::LOCK_NOT_AVAILABLE => ErrorClass::Transient,
         _ => ErrorClass::Permanent,

@@ -59,6 +59,11 @@ async fn prepare(client: &Client, sql: &str) -> Result<Statement, tokio_postgres
     client.prepare(sql).await
 }
 
+/// A worker that stands still within a transaction, or whose machine has gone, holds the fences of its partitions, and
+/// whoever takes them over waits. So the server ends the transaction: after longer than a dead letter may take on its way
+/// to Kafka, which is the longest that a worker waits within one.
+const ABANDONED: &str = "set idle_in_transaction_session_timeout = '12s'";
+
 /// A connection that was checked and prepared.
 pub(crate) struct Session {
     pub(crate) client: Client,
@@ -92,6 +97,7 @@ impl bb8::ManageConnection for SessionManager {
 
     async fn connect(&self) -> Result<Session, SqlError> {
         let client = self.postgres.connect().await?;
+        client.batch_execute(ABANDONED).await?;
         if let Some(expected) = &*self.expected.load() {
             identity::verify(&client, &self.database, expected).await?;
         }

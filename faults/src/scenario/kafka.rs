@@ -43,13 +43,11 @@ pub(super) async fn broker_killed(run: Run<'_>) -> anyhow::Result<Outcome> {
 pub(super) async fn offsets_to_zero(run: Run<'_>) -> anyhow::Result<Outcome> {
     let mut stage = Stage::begin(run, "to_zero", 2).await?;
     for _ in 0..run.sizes.strikes.div_ceil(2) {
+        let read = async || Ok(stage.world.committed()?.values().all(|it| *it > 0));
+        stage.world.until("something to set back", read).await?;
         stage.world.until_in_flight(0).await?;
         stage.dismiss().await?;
         let before = stage.world.committed()?;
-        ensure!(
-            before.values().all(|offset| *offset > 0),
-            "there is nothing to set back: {before:?}"
-        );
         let zero = before.keys().map(|key| (*key, 0)).collect();
         set_offsets(&stage.world, &zero)?;
         stage.crew = stage.world.crew(2).await?;

@@ -1,7 +1,8 @@
 //! What happens to worker processes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use nix::sys::signal::Signal;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -70,10 +71,23 @@ async fn kill_at(run: Run<'_>, point: &str) -> anyhow::Result<Outcome> {
         .await
 }
 
+/// After this a server has ended a transaction whose worker stands still, and the group has other owners.
+const ABANDONED_MAX: Duration = Duration::from_secs(20);
+
 pub(super) async fn zombie(run: Run<'_>) -> anyhow::Result<Outcome> {
     let mut stage = Stage::begin(run, "zombie", 2).await?;
     stage.world.stop_in_flight(&stage.crew[0]).await?;
-    tokio::time::sleep(run.sizes.stopped).await;
+    let stopped = Instant::now();
+    if run.sizes.stopped > ABANDONED_MAX {
+        // Others take the partitions over although it holds their fences.
+        stage.recover().await?;
+        let recovery = stage.outcome.recovery.unwrap_or_default();
+        ensure!(
+            recovery < run.sizes.stopped,
+            "nobody took over for {recovery:?}"
+        );
+    }
+    tokio::time::sleep(run.sizes.stopped.saturating_sub(stopped.elapsed())).await;
     stage.crew[0].signal(Signal::SIGCONT)?;
     stage.recover().await?;
     stage
