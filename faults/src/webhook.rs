@@ -140,8 +140,9 @@ impl User {
         let mixture = self.mixture;
         let mut bound = 0;
         let mut falls = |share: u32| {
+            let begin = bound;
             bound += share;
-            draw < bound
+            (begin..bound).contains(&draw)
         };
         if falls(mixture.redelivered) && !self.recent.is_empty() {
             let back = self.rng.random_range(0..self.recent.len());
@@ -329,6 +330,34 @@ impl User {
             source,
             id,
             payload: Bytes::from(payload.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shardlane_domain::Event;
+
+    use super::*;
+
+    #[test]
+    fn one_seed_is_one_sequence_of_webhooks_that_decode() {
+        for number in 0..100 {
+            let (mut user, mut again) = (
+                User::new(7, number, Mixture::USUAL),
+                User::new(7, number, Mixture::USUAL),
+            );
+            for _ in 0..2_000 {
+                let webhook = user.next();
+                assert_eq!(webhook, again.next());
+                let event = Event::decode(
+                    webhook.source,
+                    webhook.payload.clone(),
+                    Timestamp::UNIX_EPOCH,
+                );
+                let event = event.unwrap_or_else(|error| panic!("{error}: {webhook:?}"));
+                assert_eq!((event.user_id, event.event_id), (webhook.user, webhook.id));
+            }
         }
     }
 }
