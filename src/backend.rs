@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
@@ -10,6 +11,12 @@ use shardlane_sql::{Backend, CitusPath, Layout, Store, StoreOptions};
 use shardlane_worker::{MapDocument, MapTiming, MapWatch, TopicSet, read_map as read_newest};
 
 use crate::migrate::read_map;
+
+/// A length of time such as 90s, 2h or 7d.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
+    let length = shardlane_domain::span(text).and_then(|length| Duration::try_from(length).ok());
+    length.ok_or_else(|| format!("{text:?} is no length of time; expected such as 90s, 2h or 7d"))
+}
 
 /// Partitions of each topic where nobody says anything else.
 pub(crate) const DEFAULT_PARTITIONS: u32 = 8;
@@ -113,6 +120,11 @@ impl BackendArgs {
         } else {
             1
         }
+    }
+
+    /// Whether a database is named at all.
+    pub(crate) fn is_named(&self) -> bool {
+        !self.databases.is_empty()
     }
 
     /// What the arguments name.

@@ -26,6 +26,9 @@ pub(crate) struct IngestArgs {
     /// Prefix of the topics' names
     #[arg(long, default_value = "")]
     prefix: String,
+    /// In mode direct: keep bodies that are no event as dead letters too; only behind something that authenticates
+    #[arg(long)]
+    keep_undecodable: bool,
     #[command(flatten)]
     backend: BackendArgs,
     #[command(flatten)]
@@ -42,6 +45,7 @@ impl IngestArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let settings = IngestSettings {
             listen: self.listen,
+            keep_undecodable: self.keep_undecodable,
             ..IngestSettings::default()
         };
         let own = self.map.read(self.backend.shards())?;

@@ -3,11 +3,13 @@
 mod audit;
 mod backend;
 mod check;
+mod dlq;
 mod experiment;
 mod hot;
 mod ingest;
 mod map;
 mod migrate;
+mod relay;
 mod reshard;
 mod route;
 mod topics;
@@ -34,11 +36,13 @@ enum Command {
     Topics(topics::TopicsArgs),
     Ingest(ingest::IngestArgs),
     Worker(worker::WorkerArgs),
+    Relay(relay::RelayArgs),
     Route(route::RouteArgs),
     Map(map::MapCommand),
     Reshard(reshard::ReshardArgs),
     Check(check::CheckArgs),
     Audit(audit::AuditArgs),
+    Dlq(dlq::DlqArgs),
     Experiment(experiment::ExperimentArgs),
 }
 
@@ -71,11 +75,13 @@ fn main() -> ExitCode {
             Command::Topics(arguments) => arguments.run().await,
             Command::Ingest(arguments) => arguments.run().await,
             Command::Worker(arguments) => arguments.run().await,
+            Command::Relay(arguments) => arguments.run().await,
             Command::Route(arguments) => arguments.run().await,
             Command::Map(arguments) => arguments.run().await,
             Command::Reshard(arguments) => arguments.run().await,
             Command::Check(arguments) => arguments.run().await,
             Command::Audit(arguments) => arguments.run().await,
+            Command::Dlq(arguments) => arguments.run().await,
             Command::Experiment(arguments) => arguments.run().await,
         }
     });

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
-use shardlane_worker::{StatsServer, TopicSet, Worker, WorkerSettings};
+use shardlane_sql::RetentionSettings;
+use shardlane_worker::{Relay, RelaySettings, StatsServer, TopicSet, Worker, WorkerSettings};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::{BackendArgs, MapArgs};
+use crate::backend::{BackendArgs, MapArgs, parse_span};
 use crate::topics::alignment_note;
 
 /// Take webhooks from Kafka to the shards
@@ -30,9 +32,31 @@ pub(crate) struct WorkerArgs {
     /// Records a batch
     #[arg(long, default_value_t = 2_000)]
     batch_rows_max: usize,
+    /// Do not publish what waits in the outboxes: `shardlane relay` does
+    #[arg(long)]
+    no_relay: bool,
+    /// How long the inbox remembers which events were applied, or off for ever. Longer than the topics keep records
+    /// (retention.ms and segment.ms) and the replay window together; the start checks it
+    #[arg(long, value_name = "TIME", value_parser = parse_retention, default_value = "7d")]
+    inbox_retention: InboxRetention,
+    /// How old dead letters are replayed by `dlq replay`, from when their webhooks were accepted
+    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "2d")]
+    replay_window: Duration,
     /// Answer GET /livez, /stats and /hot here; /hot names users, so let only operators reach it
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<SocketAddr>,
+}
+
+/// `None` is off.
+#[derive(Debug, Clone, Copy)]
+struct InboxRetention(Option<Duration>);
+
+fn parse_retention(text: &str) -> Result<InboxRetention, String> {
+    if text == "off" {
+        return Ok(InboxRetention(None));
+    }
+    let keep = parse_span(text).map_err(|error| format!("{error}, or off"))?;
+    Ok(InboxRetention(Some(keep)))
 }
 
 impl WorkerArgs {
@@ -52,13 +76,28 @@ impl WorkerArgs {
         let mut settings = WorkerSettings::new(self.kafka, self.group, topics, watch);
         let map = partitions.document.map().clone();
         settings.batch_rows_max = self.batch_rows_max;
+        settings.inbox_retention = self.inbox_retention.0.map(RetentionSettings::new);
+        settings.replay_window = self.replay_window;
         let (mut interrupt, mut terminate) = (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
         );
+        let relaying = RelaySettings::new(
+            settings.bootstrap.clone(),
+            settings.topics.clone(),
+            settings.map.clone(),
+        );
         let mut worker = Worker::start(settings, Arc::clone(&store)).await?;
         let stats = worker.stats();
-        if let Some(server) = server {
+        let relay = if self.no_relay {
+            None
+        } else {
+            Some(Relay::start(relaying, Arc::clone(&store)).await?)
+        };
+        if let Some(mut server) = server {
+            if let Some(relay) = &relay {
+                server = server.with_relay(relay.stats());
+            }
             eprintln!("worker: answers on http://{}", server.address());
             // Ends with the command.
             tokio::spawn(server.run(Arc::clone(&stats), store, map));
@@ -70,6 +109,14 @@ impl WorkerArgs {
             _ = terminate.recv() => {}
         }
         let result = worker.stop().await;
+        if let Some(relay) = relay {
+            let counts = relay.stats().counts();
+            relay.stop().await;
+            eprintln!(
+                "worker: relayed {} events; {} wait",
+                counts.published, counts.lag_rows
+            );
+        }
         let counts = stats.counts();
         eprintln!(
             "worker: {} records done, {} applied, {} duplicates, {} stale, {} dead letters",

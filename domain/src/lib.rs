@@ -8,15 +8,22 @@
 //! - **Decoding decides what a database could refuse** (NUL, length, broken text), so that a record that
 //!   decodes can be stored.
 
+mod dead_letter;
 mod dispute;
 mod envelope;
+mod letter_filter;
 mod money;
 mod order;
 
+pub use dead_letter::{
+    DeadLetter, LetterOrigin, LetterState, Listing, REPLAY_WINDOW, ReplayEnd, ReplayOptions,
+    ReplayStep, Replayed, replay_plan,
+};
 pub use dispute::{DisputeAction, DisputeChange, DisputeState, DisputeStatus, Resolution};
 pub use envelope::{
     Body, DEPTH_MAX, DecodeError, Event, FIELD_BYTES_MAX, PAYLOAD_BYTES_MAX, Source, UnknownSource,
 };
+pub use letter_filter::{BadFilter, Condition, LetterFilter, span};
 pub use money::{Money, MoneyError};
 pub use order::{OrderChange, OrderState, OrderStatus};
 

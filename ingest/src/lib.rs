@@ -7,6 +7,7 @@
 //! - **Acknowledged means durable**: 202 after the broker's acks=all, 200 after the database's commit. Every other
 //!   answer means that the provider should look, or send again; sending again is always safe.
 //! - **The body travels as it came**: what was sent is published and stored, byte for byte.
+//! - **Direct mode loses nothing either**: what is refused for good is a dead letter before it is answered.
 //! - **Every error is an RFC 9457 problem**, also those of the router, the limits and the deadline.
 //! - **Everything is bounded**: connections, headers, bodies, requests, probes, retries, the stop.
 //! - **No payload in a log**: spans carry ids, logs carry our errors; what a decoder quotes goes to its sender only.
@@ -15,6 +16,7 @@
 //!
 //! [`Event::decode`]: shardlane_domain::Event::decode
 
+mod dead_letter;
 mod error;
 mod health;
 mod mode;
@@ -35,6 +37,7 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
+pub use dead_letter::replay;
 pub use error::IngestError;
 pub use mode::Mode;
 pub use problem::{PROBLEM_TYPE_PREFIX, RETRY_AFTER_SECONDS};
@@ -49,15 +52,16 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
         // Half, so that the last try has time to end, and the answer names the reason.
         retry_budget: settings.request_deadline / 2,
         probe: health::Probe::new(settings.probe_deadline),
+        keep_undecodable: settings.keep_undecodable,
     });
     Router::new()
         .route(
             "/webhooks/payments/orders",
-            post(|door, body| webhook::take(Source::Orders, door, body)),
+            post(|door, headers, body| webhook::take(Source::Orders, door, headers, body)),
         )
         .route(
             "/webhooks/payments/chargebacks",
-            post(|door, body| webhook::take(Source::Chargebacks, door, body)),
+            post(|door, headers, body| webhook::take(Source::Chargebacks, door, headers, body)),
         )
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))

@@ -2,14 +2,17 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::http::HeaderMap;
 use backon::{ExponentialBuilder, Retryable};
 use shardlane_domain::Event;
 use shardlane_sql::{ErrorClass, Record, RejectReason, SqlError, Store};
 use shardlane_worker::{PublishError, Publisher};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::dead_letter;
 use crate::problem::Problem;
 use crate::webhook::Answer;
 
@@ -33,11 +36,14 @@ impl Mode {
     pub(crate) async fn take(
         &self,
         event: Event,
+        headers: &HeaderMap,
         retry_budget: Duration,
     ) -> Result<Answer, Problem> {
         match self {
             Mode::Kafka(publisher) => publish(publisher, &event).await,
-            Mode::Direct(store) => apply(store, event, retry_budget).await,
+            Mode::Direct(store) => {
+                apply(store, event, dead_letter::kept(headers), retry_budget).await
+            }
         }
     }
 
@@ -125,23 +131,43 @@ const RETRY: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_times(8)
     .with_jitter();
 
-async fn apply(store: &Store, event: Event, retry_budget: Duration) -> Result<Answer, Problem> {
+/// Takes an event through one transaction. What is refused for good is a dead letter when this returns; if even that
+/// cannot be kept, the answer is that it should be sent again.
+pub(crate) async fn apply(
+    store: &Store,
+    event: Event,
+    headers: Vec<(String, String)>,
+    retry_budget: Duration,
+) -> Result<Answer, Problem> {
     let started = Instant::now();
+    let attempts = AtomicU32::new(0);
     // Across the tries the same event: a try whose commit was lost on the way makes the next one a duplicate.
     let records = [Record {
         event,
         origin: None,
     }];
-    let fate = (|| apply_once(store, &records))
-        .retry(RETRY)
-        .when(|error| passes(error) && started.elapsed() < retry_budget)
-        .notify(|error, delay| {
-            tracing::debug!(error = chain(error), ?delay, "trying again");
-        })
-        .await;
+    let fate = (|| {
+        attempts.fetch_add(1, Ordering::Relaxed);
+        apply_once(store, &records)
+    })
+    .retry(RETRY)
+    .when(|error| passes(error) && started.elapsed() < retry_budget)
+    .notify(|error, delay| {
+        tracing::debug!(error = chain(error), ?delay, "trying again");
+    })
+    .await;
+    let [Record { event, .. }] = records;
+    let bury = async |class, reason, problem| {
+        let attempts = attempts.into_inner();
+        let letter = dead_letter::of_event(&event, class, reason, attempts, headers);
+        dead_letter::bury(store, &letter, problem).await
+    };
     let error = match fate {
         Ok(Fate::Kept(answer)) => return Ok(answer),
-        Ok(Fate::Rejected(reason)) => return Err(Problem::Rejected(reason)),
+        Ok(Fate::Rejected(reason)) => {
+            let (class, sentence) = (reason.class(), reason.to_string());
+            return Err(bury(class, sentence, Problem::Rejected(reason)).await);
+        }
         Err(error) => error,
     };
     match error.class() {
@@ -157,7 +183,7 @@ async fn apply(store: &Store, event: Event, retry_budget: Duration) -> Result<An
                 sqlstate = sqlstate(&error),
                 "the database refuses the event"
             );
-            Err(Problem::Unstorable)
+            Err(bury("data", error.to_string(), Problem::Unstorable).await)
         }
         ErrorClass::Fenced | ErrorClass::Permanent => {
             tracing::error!(error = chain(&error), "not applied");
@@ -205,7 +231,7 @@ fn sqlstate(error: &SqlError) -> &str {
 }
 
 /// An error with its sources, each said once: some errors of the house show their source themselves.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut sentence = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

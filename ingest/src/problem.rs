@@ -150,6 +150,11 @@ impl Problem {
         }
     }
 
+    /// What is wrong, and what to do.
+    pub(crate) fn sentence(&self) -> String {
+        self.parts().3.into_owned()
+    }
+
     /// The problem behind an answer that somebody else made: the router, a limit, the deadline.
     fn of(status: StatusCode) -> Problem {
         match status {
@@ -164,7 +169,7 @@ impl Problem {
     }
 }
 
-/// Nothing of a rejected event is kept, so it may come again, and it means the same then.
+/// A rejected event changes nothing, so it may come again, and it means the same then; direct mode keeps a dead letter.
 fn rejected(reason: RejectReason) -> (StatusCode, &'static str, &'static str, Cow<'static, str>) {
     let (name, title, todo) = match reason {
         RejectReason::Illegal { .. } => (
@@ -187,7 +192,7 @@ fn rejected(reason: RejectReason) -> (StatusCode, &'static str, &'static str, Co
         StatusCode::CONFLICT,
         name,
         title,
-        format!("{reason}; nothing was kept: {todo}").into(),
+        format!("{reason}; it changed nothing: {todo}").into(),
     )
 }
 

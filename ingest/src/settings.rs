@@ -24,6 +24,9 @@ pub struct IngestSettings {
     /// Connections at one time; further ones wait in the kernel. A connection holds one body at most, so this
     /// bounds the memory too: 1,024 times 256 KiB are 256 MiB.
     pub connections_max: usize,
+    /// Whether direct mode keeps bytes that are no event as dead letters too. Only where something in front of this
+    /// door authenticates senders: otherwise anybody could fill the table.
+    pub keep_undecodable: bool,
 }
 
 impl Default for IngestSettings {
@@ -37,6 +40,7 @@ impl Default for IngestSettings {
             probe_deadline: Duration::from_secs(2),
             drain_deadline: Duration::from_secs(15),
             connections_max: 1024,
+            keep_undecodable: false,
         }
     }
 }

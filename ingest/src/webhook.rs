@@ -15,6 +15,7 @@ use shardlane_worker::accepted_now;
 use tokio::time::timeout;
 
 use crate::Mode;
+use crate::dead_letter;
 use crate::health::Probe;
 use crate::problem::Problem;
 
@@ -25,6 +26,8 @@ pub(crate) struct Door {
     /// After this time a failed try is the last.
     pub(crate) retry_budget: Duration,
     pub(crate) probe: Probe,
+    /// Whether bytes that are no event become dead letters of direct mode.
+    pub(crate) keep_undecodable: bool,
 }
 
 /// The good answers.
@@ -45,14 +48,39 @@ pub(crate) enum Answer {
 pub(crate) async fn take(
     source: Source,
     State(door): State<Arc<Door>>,
+    headers: HeaderMap,
     Payload(payload): Payload,
 ) -> Result<Answer, Problem> {
-    let event = Event::decode(source, payload.clone(), accepted_now())
-        .map_err(|error| Problem::refused(error, &payload))?;
+    let accepted = accepted_now();
+    let event = match Event::decode(source, payload.clone(), accepted) {
+        Ok(event) => event,
+        Err(error) => {
+            let letter = dead_letter::of_bytes(source, payload.clone(), &error, accepted, &headers);
+            let problem = Problem::refused(error, &payload);
+            return Err(match &door.mode {
+                Mode::Direct(store) if door.keep_undecodable => {
+                    dead_letter::bury(store, &letter, problem).await
+                }
+                Mode::Direct(_) | Mode::Kafka(_) => problem,
+            });
+        }
+    };
     tracing::Span::current()
         .record("user_id", tracing::field::display(event.user_id))
         .record("event_id", &event.event_id);
-    door.mode.take(event, door.retry_budget).await
+    door.mode.take(event, &headers, door.retry_budget).await
+}
+
+impl Answer {
+    /// As the answer's `status` says it.
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Answer::Accepted { .. } => "accepted",
+            Answer::Applied => "applied",
+            Answer::Duplicate => "duplicate",
+            Answer::Stale => "stale",
+        }
+    }
 }
 
 impl IntoResponse for Answer {

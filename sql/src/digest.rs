@@ -23,7 +23,7 @@ const COMPARED: [(&str, &str); 7] = [
     ),
     (
         "outbox",
-        "user_id, source, event_id, order_id, version, status, received_at",
+        "user_id, source, event_id, order_id, kind, version, status, state, received_at",
     ),
     ("order_directory", "order_id, user_id"),
     (

@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::SqlError;
+use crate::outbox::Published;
 use crate::rows::{DisputeRows, EventRows, OrderRows, OutboxRows};
 use crate::stage::{EventKey, Record, event_key};
 
@@ -173,7 +174,7 @@ pub(crate) fn fold<'a>(
 }
 
 impl<'a> Folded<'a> {
-    fn take<S>(
+    fn take<S: Published>(
         &mut self,
         index: usize,
         event: &'a Event,
@@ -188,9 +189,9 @@ impl<'a> Folded<'a> {
         };
         match outcome {
             Outcome::Applied(state) => {
-                let (name, version) = status(&state);
+                let (_, version) = status(&state);
                 log.push(event, kind, "applied", version);
-                self.outbox.push(event, version, name);
+                self.outbox.push(event, kind, &state);
                 self.applied += 1;
                 held.state = Some(state);
             }

@@ -82,6 +82,18 @@ impl Source {
         }
     }
 
+    /// Each database once; of a Citus cluster the coordinator's, which sees all shards.
+    pub(crate) fn databases(&self, routes: &Routes) -> Vec<Config> {
+        match self {
+            Source::Citus(citus) => vec![citus.coordinator().clone()],
+            Source::Fixed | Source::Shards(_) => routes
+                .lanes()
+                .iter()
+                .map(|lane| lane.pool.config().clone())
+                .collect(),
+        }
+    }
+
     /// Something failed that hints at a change: look soon.
     pub(crate) fn suspect(&self) {
         match self {

@@ -139,7 +139,9 @@ pub(crate) async fn become_shard(
         .batch_execute(&format!(
             "delete from kafka_fence where epoch < {epoch}; \
              alter table kafka_fence drop constraint if exists {EPOCH_CHECK}, \
-                 add constraint {EPOCH_CHECK} check (epoch >= {epoch})"
+                 add constraint {EPOCH_CHECK} check (epoch >= {epoch}); \
+             alter table outbox alter column seq \
+                 set default ({epoch}::bigint << {OUTBOX_EPOCH_SHIFT}) + nextval('outbox_seq')"
         ))
         .await?;
     transaction
@@ -182,6 +184,9 @@ pub(crate) async fn admit(transaction: &Transaction<'_>, slots: &SlotSet) -> Res
 
 /// What the name of a CHECK ends in that refuses a foreign slot's row; before it stands the table's name.
 pub(crate) const SLOT_CHECK: &str = "_owns_slot";
+/// The outbox rows of a shard begin with its epoch, so that those of slots that it has taken stand behind the rows that
+/// came with the slots, whatever number the other shard's sequence was at. Below it is room for 17 million million rows.
+const OUTBOX_EPOCH_SHIFT: u32 = 44;
 /// The CHECK that refuses a worker whose map is older than the shard's.
 pub(crate) const EPOCH_CHECK: &str = "kafka_fence_epoch";
 
@@ -206,6 +211,20 @@ pub(crate) async fn read(client: &impl GenericClient) -> Result<Option<ShardIden
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Which epoch the shard is of, where the caller knows that it is a shard.
+pub(crate) async fn read_if(
+    client: &Client,
+    known: Option<Epoch>,
+) -> Result<Option<Epoch>, SqlError> {
+    if known.is_none() {
+        return Ok(None);
+    }
+    let row = client
+        .query_opt("select epoch from shard_identity", &[])
+        .await?;
+    Ok(row.map(|row| Epoch(row.get::<_, i64>(0).unsigned_abs())))
 }
 
 fn from_row(row: &tokio_postgres::Row) -> ShardIdentity {

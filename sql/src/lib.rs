@@ -11,6 +11,7 @@
 
 pub mod audit;
 mod catalog;
+mod dead_letters;
 mod digest;
 mod error;
 mod fold;
@@ -20,7 +21,9 @@ mod layout;
 mod migrate;
 #[doc(hidden)]
 pub mod mutants;
+mod outbox;
 pub mod reshard;
+mod retention;
 mod routes;
 mod rows;
 #[cfg(feature = "servers")]
@@ -33,12 +36,15 @@ mod store;
 pub mod testing;
 
 pub use catalog::{Catalog, Pace, ShardEntry, catalog_history, read_catalog};
+pub use dead_letters::NewLetter;
 pub use digest::{Digest, DigestError, digest};
 pub use error::{ErrorClass, SqlError};
 pub use fold::{RejectReason, Rejected};
 pub use identity::{IdentityError, ShardIdentity};
 pub use layout::{CitusPath, Layout, UnknownLayout};
 pub use migrate::{Detail, MigrateError, migrate};
+pub use outbox::{Outbox, OutboxLag, OutboxRow, OutboxSession};
+pub use retention::{RetentionJob, RetentionSettings};
 pub use routes::{Routes, Target};
 pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};

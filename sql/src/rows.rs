@@ -1,14 +1,18 @@
 //! What a fold writes, as one array a column: the parameters of the `unnest` statements.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, BytesMut};
 use jiff::Timestamp;
 use shardlane_domain::{DisputeState, Event, OrderState};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use uuid::Uuid;
 
-/// JSON text as it came, for a column of type json.
+use crate::outbox::Published;
+
+/// JSON text as it is, for a column of type json.
 #[derive(Debug)]
-pub(crate) struct RawJson<'a>(pub(crate) &'a [u8]);
+pub(crate) struct RawJson<'a>(pub(crate) Cow<'a, [u8]>);
 
 impl ToSql for RawJson<'_> {
     fn to_sql(
@@ -16,7 +20,7 @@ impl ToSql for RawJson<'_> {
         _: &Type,
         out: &mut BytesMut,
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.put_slice(self.0);
+        out.put_slice(&self.0);
         Ok(IsNull::No)
     }
 
@@ -189,7 +193,7 @@ impl<'a> EventRows<'a> {
         self.version.push(version);
         self.occurred_at.push(event.occurred_at());
         self.received_at.push(event.received_at);
-        self.payload.push(RawJson(&event.payload));
+        self.payload.push(RawJson(Cow::Borrowed(&event.payload)));
     }
 
     pub(crate) fn params(&self) -> [&(dyn ToSql + Sync); 9] {
@@ -214,30 +218,36 @@ pub(crate) struct OutboxRows<'a> {
     source: Vec<&'static str>,
     event_id: Vec<&'a str>,
     order_id: Vec<&'a str>,
+    kind: Vec<&'static str>,
     version: Vec<i64>,
     status: Vec<&'static str>,
+    state: Vec<RawJson<'static>>,
     received_at: Vec<Timestamp>,
 }
 
 impl<'a> OutboxRows<'a> {
-    pub(crate) fn push(&mut self, event: &'a Event, version: i64, status: &'static str) {
+    pub(crate) fn push(&mut self, event: &'a Event, kind: &'static str, state: &impl Published) {
         self.user_id.push(event.user_id);
         self.source.push(event.source.as_str());
         self.event_id.push(&event.event_id);
         self.order_id.push(&event.order_id);
-        self.version.push(version);
-        self.status.push(status);
+        self.kind.push(kind);
+        self.version.push(state.version());
+        self.status.push(state.status());
+        self.state.push(RawJson(Cow::Owned(state.document())));
         self.received_at.push(event.received_at);
     }
 
-    pub(crate) fn params(&self) -> [&(dyn ToSql + Sync); 7] {
+    pub(crate) fn params(&self) -> [&(dyn ToSql + Sync); 9] {
         [
             &self.user_id,
             &self.source,
             &self.event_id,
             &self.order_id,
+            &self.kind,
             &self.version,
             &self.status,
+            &self.state,
             &self.received_at,
         ]
     }

@@ -124,6 +124,7 @@ pub(crate) type PooledSession = bb8::PooledConnection<'static, SessionManager>;
 /// A pool of sessions to one database. It does not test a connection before each use: a broken one fails its batch
 /// with a transient error, which is retried on another.
 pub(crate) struct Pool {
+    config: Config,
     sessions: bb8::Pool<SessionManager>,
     expected: Arc<ArcSwapOption<ShardIdentity>>,
     last_error: LastError,
@@ -169,13 +170,19 @@ impl Pool {
             .test_on_check_out(false)
             .retry_connection(false)
             .error_sink(Box::new(last_error.clone()))
-            .build_unchecked(SessionManager::new(config, Arc::clone(&expected)));
+            .build_unchecked(SessionManager::new(config.clone(), Arc::clone(&expected)));
         Pool {
+            config,
             sessions,
             expected,
             last_error,
             connect_timeout,
         }
+    }
+
+    /// Where its sessions lead.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// From now on the database must be this shard.

@@ -12,6 +12,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use uuid::Uuid;
 
 use crate::follow::Source;
+use crate::outbox::Outbox;
 use crate::routes::{Lane, Routes, Target};
 use crate::session::Pool;
 use crate::stage::{Record, Staged, stage};
@@ -207,6 +208,24 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Where rows wait to be published: each database, or Citus's coordinator, which sees those of all nodes.
+    #[must_use]
+    pub fn outboxes(&self) -> Vec<Outbox> {
+        let routes = self.routes();
+        if let Source::Citus(citus) = &self.shared.source {
+            return vec![Outbox::new(ShardId(0), citus.coordinator().clone())];
+        }
+        let lanes = routes.lanes().iter();
+        lanes
+            .map(|lane| Outbox::new(lane.target.shard, lane.pool.config().clone()))
+            .collect()
+    }
+
+    /// Each database once, for connections that are apart from the pools.
+    pub(crate) fn databases(&self) -> Vec<Config> {
+        self.shared.source.databases(&self.routes())
     }
 
     /// Says what an error means for routing, and has a look for newer routes where it hints at them.

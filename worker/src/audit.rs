@@ -4,23 +4,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::Message;
+use rdkafka::consumer::Consumer;
 use rdkafka::message::{BorrowedMessage, Headers as _};
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde::Serialize;
 use shardlane_router::{RouteKey, SlotMap};
 use shardlane_sql::audit::{EXAMPLES_MAX, Severity};
 use uuid::Uuid;
 
-use crate::{HEADER_EPOCH, TopicError, TopicSet, WorkerError};
+use crate::log_scan::{log_reader, scan};
+use crate::topics::partition_count;
+use crate::{HEADER_EPOCH, TopicSet, WorkerError};
 
 /// How many records of each partition are looked at by default, the newest ones.
 pub const RECORDS_MAX: u64 = 100_000;
-/// How long the broker may be silent.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// What is looked at.
 #[derive(Debug, Clone)]
@@ -162,17 +160,10 @@ impl fmt::Display for TopicFinding {
 /// # Errors
 /// [`WorkerError`]: a broker that does not answer, a topic that does not exist.
 pub fn audit_topics(audit: &TopicAudit) -> Result<Vec<TopicFinding>, WorkerError> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", &audit.bootstrap)
-        // librdkafka wants a name; without a subscription nobody joins.
-        .set("group.id", "shardlane-audit")
-        .set("client.id", "shardlane-audit")
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .create()?;
+    let consumer = log_reader(&audit.bootstrap)?;
     let mut findings = Vec::new();
     for topic in audit.topics.webhooks() {
-        let found = partition_count(&consumer, audit, &topic)?;
+        let found = partition_count(consumer.client(), &audit.bootstrap, &topic)?;
         let expected = audit.map.partition_count();
         let name = topic.clone();
         match found.cmp(&expected) {
@@ -188,30 +179,16 @@ pub fn audit_topics(audit: &TopicAudit) -> Result<Vec<TopicFinding>, WorkerError
                 expected,
             }),
         }
-        for (partition, seen) in scan(&consumer, audit, &topic, found)? {
+        let mut seen: BTreeMap<i32, Seen> = BTreeMap::new();
+        scan(&consumer, &topic, found, audit.records_max, |message| {
+            let partition = seen.entry(message.partition()).or_default();
+            partition.look_at(message, &audit.map);
+        })?;
+        for (partition, seen) in seen {
             findings.extend(seen.findings(&topic, partition));
         }
     }
     Ok(findings)
-}
-
-fn partition_count(
-    consumer: &BaseConsumer,
-    audit: &TopicAudit,
-    topic: &str,
-) -> Result<u32, WorkerError> {
-    let metadata = consumer
-        .fetch_metadata(Some(topic), SILENCE_MAX)
-        .map_err(|source| TopicError::Broker {
-            bootstrap: audit.bootstrap.clone(),
-            source,
-        })?;
-    let mut topics = metadata.topics().iter();
-    let found = topics.find(|found| found.name() == topic && found.error().is_none());
-    match found.map_or(0, |found| found.partitions().len()) {
-        0 => Err(TopicError::Missing(topic.to_owned()).into()),
-        count => Ok(u32::try_from(count).unwrap_or(u32::MAX)),
-    }
 }
 
 /// How many records of one sort, with some of their offsets.
@@ -298,58 +275,4 @@ fn epoch_of(message: &BorrowedMessage<'_>) -> Option<u64> {
     let headers = message.headers()?;
     let header = headers.iter().find(|header| header.key == HEADER_EPOCH)?;
     std::str::from_utf8(header.value?).ok()?.parse().ok()
-}
-
-/// Reads each partition from where the bound begins to the end that it had when the scan began.
-fn scan(
-    consumer: &BaseConsumer,
-    audit: &TopicAudit,
-    topic: &str,
-    partitions: u32,
-) -> Result<BTreeMap<i32, Seen>, KafkaError> {
-    let mut list = TopicPartitionList::new();
-    // The offset behind the last record to look at.
-    let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
-    for partition in 0..i32::try_from(partitions).unwrap_or(i32::MAX) {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, SILENCE_MAX)?;
-        let bound = audit.records_max.and_then(|max| i64::try_from(max).ok());
-        let first = bound.map_or(low, |max| low.max(high.saturating_sub(max)));
-        if first < high {
-            list.add_partition_offset(topic, partition, Offset::Offset(first))?;
-            ends.insert(partition, high);
-        }
-    }
-    consumer.assign(&list)?;
-    let mut seen: BTreeMap<i32, Seen> = BTreeMap::new();
-    let mut heard = Instant::now();
-    while !ends.is_empty() {
-        match consumer.poll(Duration::from_millis(500)) {
-            None if heard.elapsed() > SILENCE_MAX => {
-                return Err(KafkaError::MessageConsumption(
-                    rdkafka::error::RDKafkaErrorCode::OperationTimedOut,
-                ));
-            }
-            None => continue,
-            Some(Ok(message)) => {
-                let Some(end) = ends.get(&message.partition()) else {
-                    continue;
-                };
-                if message.offset() < *end {
-                    let partition = seen.entry(message.partition()).or_default();
-                    partition.look_at(&message, &audit.map);
-                }
-                if message.offset() + 1 >= *end {
-                    ends.remove(&message.partition());
-                }
-            }
-            // The last offsets may hold no records: transaction markers, or what compaction took.
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                ends.remove(&partition);
-            }
-            Some(Err(error)) => return Err(error),
-        }
-        heard = Instant::now();
-    }
-    consumer.unassign()?;
-    Ok(seen)
 }

@@ -17,6 +17,9 @@ const DELIVERY_MAX: Duration = Duration::from_secs(10);
 /// The longest reason in a header.
 const REASON_BYTES_MAX: usize = 1_000;
 
+/// The class of a record that is no event.
+pub(crate) const MALFORMED: &str = "malformed";
+
 /// Why a record became a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reason {
@@ -46,8 +49,9 @@ impl DeadLetters {
     }
 
     /// Publishes all, and returns when the broker has them all. Key and value are byte for byte the record's; the
-    /// headers are the record's and the reason, also under the names that Kafka Connect uses, so that existing
-    /// tools can replay.
+    /// headers are the record's and the reason, also under all ten names of Kafka Connect's
+    /// `DeadLetterQueueReporter`, so that existing tools can replay. A record that was dead before has them twice: the
+    /// last ones count.
     pub(crate) async fn publish(
         &self,
         topic: &str,
@@ -85,6 +89,8 @@ fn headers(topic: &str, partition: i32, record: &RawRecord, reason: &Reason) -> 
     // A reason may quote the record, which may be as long as Kafka allows.
     let sentence = &reason.sentence[..reason.sentence.floor_char_boundary(REASON_BYTES_MAX)];
     let mut headers = record.headers.clone().unwrap_or_default();
+    // What Kafka Connect prints there: the exception's class, its message, and where. There is no stack in ours.
+    let trace = format!("{}: {sentence}", reason.class);
     for (key, value) in [
         ("shardlane-origin-topic", topic),
         ("shardlane-origin-partition", &partition),
@@ -96,9 +102,14 @@ fn headers(topic: &str, partition: i32, record: &RawRecord, reason: &Reason) -> 
         ("__connect.errors.topic", topic),
         ("__connect.errors.partition", &partition),
         ("__connect.errors.offset", &offset),
-        ("__connect.errors.stage", "TASK_PUT"),
+        ("__connect.errors.connector.name", "shardlane"),
+        // A connector's tasks are numbered; ours are the lanes, one a partition.
+        ("__connect.errors.task.id", &partition),
+        ("__connect.errors.stage", stage(reason.class)),
+        ("__connect.errors.class.name", "shardlane_worker::lane"),
         ("__connect.errors.exception.class.name", reason.class),
         ("__connect.errors.exception.message", sentence),
+        ("__connect.errors.exception.stacktrace", &trace),
     ] {
         headers = headers.insert(Header {
             key,
@@ -106,4 +117,13 @@ fn headers(topic: &str, partition: i32, record: &RawRecord, reason: &Reason) -> 
         });
     }
     headers
+}
+
+/// Kafka Connect's name for where it failed.
+fn stage(class: &str) -> &'static str {
+    if class == MALFORMED {
+        "VALUE_CONVERTER"
+    } else {
+        "TASK_PUT"
+    }
 }

@@ -15,17 +15,21 @@
 mod audit;
 mod consumer;
 mod dead_letter;
+mod dlq;
 mod drain;
 mod error;
 mod growth;
 mod hot;
 mod lane;
+mod log_scan;
 mod map_document;
 mod map_topic;
 mod map_watch;
 mod poller;
 mod publisher;
 mod record;
+mod relay;
+mod retention;
 mod settings;
 mod stats;
 mod stats_server;
@@ -33,6 +37,7 @@ mod topics;
 mod worker;
 
 pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};
+pub use dlq::{DeadLetterLog, DlqError};
 pub use error::WorkerError;
 pub use growth::{GrowthError, GrowthOutcome, GrowthSettings, GrowthStep, abort_growth, grow};
 pub use hot::{HOT_MAX, HotKeys, skew};
@@ -40,6 +45,7 @@ pub use map_document::{DocumentError, MapDocument};
 pub use map_topic::{MapTopicError, create_map, read_map};
 pub use map_watch::{MapSource, MapTiming, MapWatch, Snapshot};
 pub use publisher::{PublishError, Published, Publisher, accepted_now};
+pub use relay::{Relay, RelayCounts, RelaySettings, RelayStats};
 pub use settings::WorkerSettings;
 pub use stats::{Counts, Stats};
 pub use stats_server::{HotAnswer, HotSlot, HotUser, StatsServer, StatsServerError};
@@ -54,5 +60,9 @@ pub use worker::Worker;
 pub const HEADER_HASH_ID: &str = "shardlane-hash-id";
 /// Kafka header: the epoch of the map that placed the record.
 pub const HEADER_EPOCH: &str = "shardlane-epoch";
+/// Kafka header of a replayed letter: when the front door accepted the webhook.
+pub const HEADER_ACCEPTED_AT: &str = "shardlane-accepted-at";
+/// Kafka header of a replayed letter: the letter's id.
+pub const HEADER_REPLAYED_FROM: &str = "shardlane-replayed-from";
 /// Kafka header: the user's slot.
 pub const HEADER_SLOT: &str = "shardlane-slot";

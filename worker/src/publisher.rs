@@ -8,19 +8,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
-use shardlane_domain::Event;
+use shardlane_domain::{Event, Source};
 use shardlane_router::{Epoch, RouteKey, SlotMap};
 use shardlane_sql::mutants::{self, Mutant};
 use tokio::sync::Semaphore;
 
 use crate::map_watch::{MapSource, MapWatch};
 use crate::topics::{TopicError, TopicReport, TopicSet, verify_topics};
-use crate::{HEADER_EPOCH, HEADER_HASH_ID, HEADER_SLOT};
+use crate::{HEADER_ACCEPTED_AT, HEADER_EPOCH, HEADER_HASH_ID, HEADER_SLOT};
 
 /// How many events of frozen slots may wait at one time; more would keep those of other slots from the front door.
 const HELD_MAX: usize = 256;
@@ -160,12 +161,37 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]: the broker may or may not have the record; the provider should send it again.
     pub async fn publish(&self, event: &Event) -> Result<Published, PublishError> {
+        self.place(event, event.received_at, &[]).await
+    }
+
+    /// Publishes an event that was accepted before, with these headers beside our own. In the log it is of now, or
+    /// retention could delete it before anybody reads it; when it was accepted travels in a header.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub async fn republish(
+        &self,
+        event: &Event,
+        headers: &[(String, Option<Bytes>)],
+    ) -> Result<Published, PublishError> {
+        let accepted = event.received_at.to_string().into();
+        let mut headers = headers.to_vec();
+        headers.push((HEADER_ACCEPTED_AT.to_owned(), Some(accepted)));
+        self.place(event, accepted_now(), &headers).await
+    }
+
+    async fn place(
+        &self,
+        event: &Event,
+        time: Timestamp,
+        headers: &[(String, Option<Bytes>)],
+    ) -> Result<Published, PublishError> {
         let give_up = match &self.map {
             MapSource::Static(_) => Instant::now(),
             MapSource::Watched(watch) => Instant::now() + watch.timing().hold_max,
         };
         loop {
-            let refused = match self.hand_over(event) {
+            let refused = match self.hand_over(event, time, headers) {
                 Ok(handed_over) if mutants::is(Mutant::AckBeforeDelivery) => {
                     drop(handed_over);
                     Ok(Published {
@@ -186,7 +212,12 @@ impl Publisher {
     }
 
     /// Places the record by the map of this moment and gives it to the client, with nothing to wait for in between.
-    fn hand_over(&self, event: &Event) -> Result<HandedOver, PublishError> {
+    fn hand_over(
+        &self,
+        event: &Event,
+        time: Timestamp,
+        headers: &[(String, Option<Bytes>)],
+    ) -> Result<HandedOver, PublishError> {
         let topic = self.topics.of(event.source);
         let key = event.user_id.to_string();
         let snapshot = self.map.snapshot();
@@ -208,8 +239,11 @@ impl Publisher {
             .key(&key)
             .payload(&event.payload[..])
             .partition(route.partition.0)
-            .timestamp(event.received_at.as_millisecond())
-            .headers(address_headers(map, route.slot.index()));
+            .timestamp(time.as_millisecond())
+            .headers(with_headers(
+                address_headers(map, route.slot.index()),
+                headers,
+            ));
         // A full queue is an answer at once, not a wait without bound.
         let delivery = self
             .producer
@@ -259,6 +293,11 @@ impl Publisher {
             }
             other => Err(other),
         }
+    }
+
+    /// The topic of a source, with its prefix.
+    pub(crate) fn topic_of(&self, source: Source) -> String {
+        self.topics.of(source)
     }
 
     /// Waits until nothing is under way, at most `timeout`.
@@ -326,6 +365,15 @@ pub(crate) fn address_headers(map: &SlotMap, slot: usize) -> OwnedHeaders {
             key: HEADER_SLOT,
             value: Some(&slot.to_string()),
         })
+}
+
+fn with_headers(owned: OwnedHeaders, more: &[(String, Option<Bytes>)]) -> OwnedHeaders {
+    more.iter().fold(owned, |headers, (key, value)| {
+        headers.insert(Header {
+            key,
+            value: value.as_deref(),
+        })
+    })
 }
 
 /// Now, cut to what a Kafka timestamp holds, so that an event is the same before and after Kafka.

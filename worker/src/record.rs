@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use rdkafka::Message;
-use rdkafka::message::{BorrowedMessage, OwnedHeaders};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, OwnedHeaders};
 use shardlane_domain::{DecodeError, Event, Source};
 use shardlane_sql::mutants::{self, Mutant};
 use uuid::Uuid;
+
+use crate::HEADER_ACCEPTED_AT;
 
 /// A record copied out of the client's buffers; its topic and partition are the lane's.
 #[derive(Debug, Clone)]
@@ -33,21 +35,19 @@ pub(crate) enum Malformed {
 impl RawRecord {
     pub(crate) fn copy(message: &BorrowedMessage<'_>) -> RawRecord {
         // Kafka's CreateTime was set by the front door when it accepted the webhook; a redelivery of the record
-        // carries the same.
+        // carries the same. A replayed dead letter says in a header when that was.
         let received_at = message
-            .timestamp()
-            .to_millis()
+            .headers()
+            .and_then(accepted_at)
+            .or_else(|| time_of(message))
             .filter(|_| !mutants::is(Mutant::TimeRegenerated))
-            .and_then(|millis| Timestamp::from_millisecond(millis).ok())
-            .unwrap_or_else(without_timestamp);
+            .unwrap_or_else(no_time);
         RawRecord {
             offset: message.offset(),
             key: message.key().map(Bytes::copy_from_slice),
             payload: message.payload().map(Bytes::copy_from_slice),
             received_at,
-            headers: message
-                .headers()
-                .map(rdkafka::message::BorrowedHeaders::detach),
+            headers: message.headers().map(BorrowedHeaders::detach),
         }
     }
 
@@ -78,10 +78,23 @@ impl RawRecord {
     }
 }
 
-/// Of a record that has no time of its own.
-fn without_timestamp() -> Timestamp {
+/// Of a record that says nothing of its time.
+fn no_time() -> Timestamp {
     if mutants::is(Mutant::TimeRegenerated) {
         return Timestamp::now();
     }
     Timestamp::UNIX_EPOCH
+}
+
+/// The time that Kafka keeps with a record.
+pub(crate) fn time_of(message: &BorrowedMessage<'_>) -> Option<Timestamp> {
+    let millis = message.timestamp().to_millis()?;
+    Timestamp::from_millisecond(millis).ok()
+}
+
+fn accepted_at(headers: &BorrowedHeaders) -> Option<Timestamp> {
+    let header = headers
+        .iter()
+        .find(|header| header.key == HEADER_ACCEPTED_AT)?;
+    std::str::from_utf8(header.value?).ok()?.parse().ok()
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use shardlane_domain::REPLAY_WINDOW;
+use shardlane_sql::RetentionSettings;
+
 use crate::map_watch::MapSource;
 use crate::topics::TopicSet;
 
@@ -31,6 +34,11 @@ pub struct WorkerSettings {
     pub session_timeout: Duration,
     /// How long a revoked or stopping lane may take to finish the batch that it is at.
     pub drain_max: Duration,
+    /// How the inbox is kept small; `None` keeps its rows for ever.
+    pub inbox_retention: Option<RetentionSettings>,
+    /// How old dead letters are replayed, from when their webhooks were accepted: the inbox must remember for longer
+    /// than this and the topics' retention together.
+    pub replay_window: Duration,
 }
 
 impl WorkerSettings {
@@ -53,6 +61,8 @@ impl WorkerSettings {
             retry_delay_max: Duration::from_secs(5),
             session_timeout: Duration::from_secs(6),
             drain_max: Duration::from_secs(10),
+            inbox_retention: None,
+            replay_window: REPLAY_WINDOW,
         }
     }
 }

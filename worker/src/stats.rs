@@ -66,6 +66,10 @@ counters!(
     pauses,
     /// Records that wait now, in their lanes, for a slot that is on its way to another shard. It falls too.
     deferred,
+    /// Inbox rows that were older than the retention and were removed by this worker.
+    inbox_removed,
+    /// Statements that did it.
+    inbox_visits,
 );
 
 /// Counters and the batch latency of a worker.

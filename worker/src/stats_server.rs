@@ -14,6 +14,7 @@ use shardlane_sql::{Routes, Store};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
+use crate::relay::{RelayCounts, RelayStats};
 use crate::stats::{Counts, Stats};
 
 /// Why there is no server.
@@ -83,6 +84,8 @@ struct StatsAnswer {
     counts: Counts,
     batch_p50_us: u64,
     batch_p99_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay: Option<RelayCounts>,
 }
 
 #[derive(Serialize)]
@@ -95,12 +98,14 @@ struct View {
     stats: Arc<Stats>,
     store: Arc<Store>,
     map: SlotMap,
+    relay: Option<Arc<RelayStats>>,
 }
 
 /// A server that has its address and does not answer yet.
 pub struct StatsServer {
     listener: TcpListener,
     address: SocketAddr,
+    relay: Option<Arc<RelayStats>>,
 }
 
 impl StatsServer {
@@ -115,7 +120,18 @@ impl StatsServer {
         };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        Ok(StatsServer { listener, address })
+        Ok(StatsServer {
+            listener,
+            address,
+            relay: None,
+        })
+    }
+
+    /// Answers about a relay too.
+    #[must_use]
+    pub fn with_relay(mut self, relay: Arc<RelayStats>) -> StatsServer {
+        self.relay = Some(relay);
+        self
     }
 
     /// The address, with the port that the system gave for port 0.
@@ -134,7 +150,13 @@ impl StatsServer {
         store: Arc<Store>,
         map: SlotMap,
     ) -> Result<(), StatsServerError> {
-        let view = Arc::new(View { stats, store, map });
+        let relay = self.relay;
+        let view = Arc::new(View {
+            stats,
+            store,
+            map,
+            relay,
+        });
         let app = Router::new()
             .route("/livez", get(async || Json(Alive { status: "alive" })))
             .route("/stats", get(stats_answer))
@@ -152,6 +174,7 @@ async fn stats_answer(State(view): State<Arc<View>>) -> Json<StatsAnswer> {
         counts: view.stats.counts(),
         batch_p50_us: latency.value_at_quantile(0.5),
         batch_p99_us: latency.value_at_quantile(0.99),
+        relay: view.relay.as_ref().map(|relay| relay.counts()),
     })
 }
 

@@ -16,8 +16,16 @@ pub const DLQ_SUFFIX: &str = ".DLQ";
 /// the headers that say why, and one that its topic refuses would hold up its partition for ever.
 pub(crate) const DLQ_MESSAGE_BYTES_MAX: u32 = 2 * 1024 * 1024;
 
+/// How long the webhook topics keep records: 3 days.
+const WEBHOOKS_RETENTION_MS: &str = "259200000";
+/// Kafka deletes whole segments, so a record may stay for the length of a segment longer: 1 day.
+const WEBHOOKS_SEGMENT_MS: &str = "86400000";
+
 /// What the map's topic is called, behind the prefix.
 const MAP_TOPIC: &str = "shardlane.map";
+
+/// What the topic of the replays' marks is called, behind the prefix.
+const REPLAYS_TOPIC: &str = "shardlane.dlq.replays";
 
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -58,11 +66,37 @@ impl TopicSet {
         format!("{}{MAP_TOPIC}", self.prefix)
     }
 
-    /// The webhook topics and their dead-letter topics.
+    /// The topic of states after each event, for read models.
+    pub fn read(&self) -> String {
+        format!("{}payments.read", self.prefix)
+    }
+
+    /// The topic of events for which a person gets an email.
+    pub fn email(&self) -> String {
+        format!("{}payments.email", self.prefix)
+    }
+
+    /// The topic of all applied events.
+    pub fn events(&self) -> String {
+        format!("{}domain.events", self.prefix)
+    }
+
+    /// The topics that the relay publishes to.
+    pub fn feed(&self) -> Vec<String> {
+        vec![self.read(), self.email(), self.events()]
+    }
+
+    /// The topic that remembers which dead letters were replayed.
+    pub fn replays(&self) -> String {
+        format!("{}{REPLAYS_TOPIC}", self.prefix)
+    }
+
+    /// The topics that have the map's partitions: the webhooks', their dead letters' and the feed's.
     fn partitioned(&self) -> Vec<String> {
         Source::ALL
             .iter()
             .flat_map(|source| [self.of(*source), self.dlq_of(*source)])
+            .chain(self.feed())
             .collect()
     }
 }
@@ -106,6 +140,23 @@ pub enum TopicError {
         /// How many it was to have.
         wanted: u32,
     },
+    /// The inbox forgets an event that the topic may still show again.
+    #[error(
+        "topic {topic} may show a record again for {keeps} (its retention.ms and segment.ms), and dead letters are \
+         replayed for {replay_window:?}, but the inbox forgets after {inbox:?}: an event could be applied twice. Keep the \
+         inbox for longer with --inbox-retention, shorten retention.ms and segment.ms of the topic, or keep it for ever \
+         with --inbox-retention off"
+    )]
+    OutlivesInbox {
+        /// The topic.
+        topic: String,
+        /// How long, in words.
+        keeps: String,
+        /// How old letters are replayed.
+        replay_window: Duration,
+        /// How long the inbox remembers.
+        inbox: Duration,
+    },
     /// The broker could not make or delete a topic.
     #[error("topic {topic} could not be changed: {code}")]
     Refused {
@@ -116,7 +167,7 @@ pub enum TopicError {
     },
 }
 
-/// Makes the topics and their dead-letter topics, where they do not exist. `config` holds topic settings, such as
+/// Makes the webhook topics, their dead-letter topics and the feed's, where they do not exist. `config` holds topic settings, such as
 /// `("retention.ms", "-1")`.
 ///
 /// # Errors
@@ -135,6 +186,7 @@ pub async fn create_topics(
     let names = topics.partitioned();
     let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
     let dlq_message_bytes_max = DLQ_MESSAGE_BYTES_MAX.to_string();
+    let is_unsaid = |setting| config.iter().all(|(key, _)| *key != setting);
     let wanted: Vec<NewTopic<'_>> = names
         .iter()
         .map(|name| {
@@ -142,9 +194,13 @@ pub async fn create_topics(
             if name.ends_with(DLQ_SUFFIX) {
                 topic = topic.set("max.message.bytes", &dlq_message_bytes_max);
                 // A dead letter has its record's time, which may be older than what Kafka keeps by default.
-                if config.iter().all(|(key, _)| *key != "retention.ms") {
+                if is_unsaid("retention.ms") {
                     topic = topic.set("retention.ms", "-1");
                 }
+            } else if is_unsaid("retention.ms") && is_unsaid("segment.ms") {
+                // With the replay window less than the inbox's 7 days; Kafka's own defaults would be 14.
+                topic = topic.set("retention.ms", WEBHOOKS_RETENTION_MS);
+                topic = topic.set("segment.ms", WEBHOOKS_SEGMENT_MS);
             }
             config
                 .iter()
@@ -158,7 +214,7 @@ pub async fn create_topics(
     refusals(results, RDKafkaErrorCode::TopicAlreadyExists)
 }
 
-/// Deletes the topics, their dead-letter topics and the map's topic.
+/// Deletes the webhook topics, their dead-letter topics, the feed's, and those of the map and of the replays.
 ///
 /// # Errors
 /// [`TopicError`]; a topic that does not exist is none.
@@ -168,7 +224,7 @@ pub async fn delete_topics(bootstrap: &str, topics: &TopicSet) -> Result<(), Top
         source,
     };
     let mut names = topics.partitioned();
-    names.push(topics.map());
+    names.extend([topics.map(), topics.replays()]);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let results = admin(bootstrap)?
         .delete_topics(&names, &options())
@@ -270,7 +326,7 @@ pub fn verify_topics<C: ClientContext>(
 }
 
 /// How many partitions an existing topic has.
-fn partition_count<C: ClientContext>(
+pub(crate) fn partition_count<C: ClientContext>(
     client: &Client<C>,
     bootstrap: &str,
     topic: &str,
@@ -292,7 +348,7 @@ fn partition_count<C: ClientContext>(
     }
 }
 
-/// Gives the webhook topics and their dead-letter topics `partitions` partitions, and waits until the broker shows
+/// Gives the webhook topics, their dead-letter topics and the feed's `partitions` partitions, and waits until the broker shows
 /// them. A topic that has so many or more is left alone.
 pub(crate) async fn add_partitions(
     bootstrap: &str,

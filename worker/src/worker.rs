@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shardlane_sql::Store;
+use shardlane_sql::{RetentionJob, Store};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -12,6 +12,7 @@ use crate::dead_letter::DeadLetters;
 use crate::error::WorkerError;
 use crate::lane::Shared;
 use crate::poller::Poller;
+use crate::retention;
 use crate::settings::WorkerSettings;
 use crate::stats::Stats;
 
@@ -21,6 +22,7 @@ pub struct Worker {
     stop: Arc<AtomicBool>,
     failed: watch::Receiver<bool>,
     thread: Option<std::thread::JoinHandle<Result<(), WorkerError>>>,
+    _retention: Option<RetentionJob>,
 }
 
 impl Worker {
@@ -31,6 +33,7 @@ impl Worker {
     pub async fn start(settings: WorkerSettings, store: Arc<Store>) -> Result<Worker, WorkerError> {
         let runtime = Handle::current();
         let stats = Arc::new(Stats::new());
+        let retention = retention::start(&settings, &store, &stats).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let (failing, failed) = watch::channel(false);
         let shared = Arc::new(Shared {
@@ -66,6 +69,7 @@ impl Worker {
             stop,
             failed,
             thread: Some(thread),
+            _retention: retention,
         })
     }
 

@@ -1,6 +1,7 @@
 //! The front door from outside. One binary, so that all tests share one Postgres and one broker.
 
 mod bad_input;
+mod dead_letters;
 mod direct;
 mod kafka;
 mod server;

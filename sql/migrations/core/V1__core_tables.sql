@@ -54,16 +54,28 @@ create table disputes (
     primary key (user_id, order_id)
 ) with (fillfactor = 80);
 
--- What the relay has still to publish, one row an applied event.
+-- What the relay has still to publish, one row an applied event. (seq, ordinal) is the order in which a user's rows
+-- leave: seq is drawn when the row is written, which is after its transaction has read the states, so what depends on
+-- a committed event always comes behind it. No cache: a session's stock of numbers would be old.
+create sequence outbox_seq;
 create table outbox (
+    seq         bigint      not null default nextval('outbox_seq'),
+    ordinal     integer     not null, -- of the row in its statement
     user_id     uuid        not null,
     source      text        not null,
     event_id    text        not null,
     order_id    text        not null,
+    kind        text        not null, -- what the event reported
     version     bigint      not null,
     status      text        not null,
+    state       json        not null, -- of the order or dispute after this event
     received_at timestamptz not null,
-    primary key (user_id, source, event_id)
+    primary key (seq, ordinal, user_id)
+) with (
+    -- A queue: whatever is in it goes soon. Vacuumed by rows, not by a share of a table that is empty or huge.
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+    autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_vacuum_cost_delay = 0
 );
 
 -- order -> user: finds an order without its user, by one index probe a shard.
@@ -71,4 +83,21 @@ create table order_directory (
     order_id text not null,
     user_id  uuid not null,
     primary key (order_id, user_id)
+);
+
+-- What direct mode could not apply; in Kafka mode the dead-letter topics have it. Not a table of a slot: a letter may
+-- name no user, and stays in the database in which it was written.
+create table dead_letters (
+    id              uuid        primary key, -- of source and payload: the same webhook again is the same letter
+    source          text        not null,
+    user_id         uuid,
+    class           text        not null,
+    reason          text        not null,
+    attempts        integer     not null, -- over all its deliveries
+    received_at     timestamptz not null, -- of the first delivery
+    dead_at         timestamptz not null, -- of the latest
+    payload         bytea       not null, -- the bytes as they came, whatever they are
+    headers         json        not null, -- [[name, value], ...]
+    replay_began_at timestamptz,
+    replayed_to     text
 );

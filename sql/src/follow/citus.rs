@@ -54,6 +54,11 @@ impl Citus {
         Ok(self.after(current, map).await)
     }
 
+    /// The coordinator's address.
+    pub(crate) fn coordinator(&self) -> &Config {
+        &self.config
+    }
+
     pub(super) fn suspect(&self) {
         self.watch.suspect();
     }

@@ -22,6 +22,12 @@ impl Journal {
         self.plan.steps().get(self.done).copied()
     }
 
+    /// Whether a reshard has begun in this database and not ended.
+    pub(crate) async fn is_open(client: &Client) -> Result<bool, SqlError> {
+        let query = "select exists (select 1 from reshard_journal where ended_at is null)";
+        Ok(client.query_one(query, &[]).await?.get(0))
+    }
+
     /// The journal of a reshard that has not ended.
     pub(crate) async fn open(client: &Client) -> Result<Option<Journal>, ReshardError> {
         let query = "select plan::text, done from reshard_journal where ended_at is null";

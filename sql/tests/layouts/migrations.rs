@@ -153,7 +153,7 @@ async fn two_migrations_at_once_are_harmless(ground: Ground) {
                 .unwrap();
         }
         let rest = format!(
-            "drop table shardlane_schema_{}; drop table if exists shard_identity, shard_catalog, reshard_journal, reshard_marker; \
+            "drop table shardlane_schema_{}; drop table dead_letters; drop table if exists shard_identity, shard_catalog, reshard_journal, reshard_marker; \
              drop schema if exists partman cascade",
             ground.layout
         );
@@ -186,7 +186,7 @@ async fn every_unique_key_contains_the_user(ground: Ground) {
                               where a.attrelid = i.indrelid and a.attnum = any(i.indkey))
                  from pg_index i join pg_class c on c.oid = i.indrelid
                  where i.indisunique and c.relnamespace = 'public'::regnamespace
-                   and c.relname !~ '^(shard_|reshard_|shardlane_schema_)'",
+                   and c.relname !~ '^(shard_|reshard_|shardlane_schema_|dead_letters)'",
                 &[],
             )
             .await
@@ -225,7 +225,7 @@ async fn every_table_is_known(ground: Ground) {
             .query(
                 "select relname::text from pg_class
                  where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and not relispartition
-                   and relname !~ '^(shard_|reshard_|shardlane_schema_)'",
+                   and relname !~ '^(shard_|reshard_|shardlane_schema_|dead_letters)'",
                 &[],
             )
             .await

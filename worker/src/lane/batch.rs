@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::fence::Fence;
 use super::{Fences, Lane, Pair};
-use crate::dead_letter::Reason;
+use crate::dead_letter::{MALFORMED, Reason};
 use crate::error::WorkerError;
 use crate::record::RawRecord;
 use crate::stats::Stats;
@@ -100,7 +100,7 @@ impl Lane {
                 Err(error) => {
                     let sentence = error.to_string();
                     let reason = Reason {
-                        class: "malformed",
+                        class: MALFORMED,
                         sentence,
                         attempts: 1,
                     };

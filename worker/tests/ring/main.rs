@@ -5,7 +5,9 @@
 
 mod audit;
 mod bad_input;
+mod dlq;
 mod events;
+mod feed;
 mod growth;
 mod growth_limits;
 mod hot;
@@ -13,6 +15,7 @@ mod map;
 mod once;
 mod poison;
 mod reshard;
+mod retention;
 mod routing;
 mod shard_down;
 mod storm;

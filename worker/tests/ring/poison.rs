@@ -27,6 +27,11 @@ fn is_letter_of(letter: &Found, origin: &Found, topic: &str, class: &str, attemp
         "the original headers come first"
     );
     let (partition, offset) = (origin.partition.to_string(), origin.offset.to_string());
+    let stage = if class == "malformed" {
+        "VALUE_CONVERTER"
+    } else {
+        "TASK_PUT"
+    };
     for (name, value) in [
         ("shardlane-origin-topic", topic),
         ("shardlane-origin-partition", &partition),
@@ -35,7 +40,10 @@ fn is_letter_of(letter: &Found, origin: &Found, topic: &str, class: &str, attemp
         ("__connect.errors.topic", topic),
         ("__connect.errors.partition", &partition),
         ("__connect.errors.offset", &offset),
-        ("__connect.errors.stage", "TASK_PUT"),
+        ("__connect.errors.connector.name", "shardlane"),
+        ("__connect.errors.task.id", &partition),
+        ("__connect.errors.stage", stage),
+        ("__connect.errors.class.name", "shardlane_worker::lane"),
         ("__connect.errors.exception.class.name", class),
     ] {
         assert_eq!(letter.header(name), value, "{name} of {letter:?}");
@@ -43,6 +51,10 @@ fn is_letter_of(letter: &Found, origin: &Found, topic: &str, class: &str, attemp
     let reason = letter.header("shardlane-reason");
     assert!(reason.len() > 10 && reason.len() <= 1_000, "{reason}");
     assert_eq!(letter.header("__connect.errors.exception.message"), reason);
+    assert_eq!(
+        letter.header("__connect.errors.exception.stacktrace"),
+        format!("{class}: {reason}")
+    );
     letter
         .header("shardlane-dead-at")
         .parse::<jiff::Timestamp>()
@@ -340,7 +352,7 @@ async fn events_that_may_not_be_applied_are_dead_letters_of_their_class() {
     );
 }
 
-fn admin(ring: &Ring) -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin(ring: &Ring) -> AdminClient<DefaultClientContext> {
     ClientConfig::new()
         .set("bootstrap.servers", &ring.bootstrap)
         .create()
