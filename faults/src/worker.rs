@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use shardlane_router::{Epoch, ShardId, SlotMap, TokenHash};
 use shardlane_sql::{Backend, Store, StoreOptions};
-use shardlane_worker::{TopicSet, Worker, WorkerSettings};
+use shardlane_worker::{Relay, RelaySettings, TopicSet, Worker, WorkerSettings};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Arguments of a worker process.
@@ -27,6 +27,9 @@ pub struct WorkerArgs {
     /// DSN of a shard; one each
     #[arg(long = "database")]
     pub databases: Vec<String>,
+    /// Relay the outboxes, too
+    #[arg(long)]
+    pub relay: bool,
     /// Records a batch
     #[arg(long)]
     pub batch_rows_max: usize,
@@ -72,7 +75,16 @@ impl WorkerArgs {
         settings.batch_linger = Duration::from_millis(self.linger_ms);
         settings.retry_delay_max = Duration::from_millis(500);
         let mut terminate = signal(SignalKind::terminate())?;
-        let mut worker = Worker::start(settings, store).await?;
+        let relaying = RelaySettings::new(
+            settings.bootstrap.clone(),
+            settings.topics.clone(),
+            settings.map.clone(),
+        );
+        let mut worker = Worker::start(settings, Arc::clone(&store)).await?;
+        let relay = match self.relay {
+            true => Some(Relay::start(relaying, store).await?),
+            false => None,
+        };
         println!("started");
         tokio::select! {
             () = worker.failed() => {}
@@ -80,6 +92,9 @@ impl WorkerArgs {
         }
         let stats = worker.stats();
         let result = worker.stop().await;
+        if let Some(relay) = relay {
+            relay.stop().await;
+        }
         println!("counts {}", serde_json::to_string(&stats.counts())?);
         Ok(result?)
     }

@@ -69,6 +69,8 @@ pub struct World<'a> {
     pub aligned: bool,
     /// How workers work.
     pub shape: WorkerShape,
+    /// Whether workers that are started from now on relay the outboxes.
+    pub relay: bool,
     /// What each worker has in its environment.
     pub environment: Vec<(String, String)>,
     name: String,
@@ -111,6 +113,7 @@ impl World<'_> {
             group: format!("{name}-workers"),
             aligned: true,
             shape: WorkerShape::default(),
+            relay: false,
             environment: Vec::new(),
             asker: asker(&lab.kafka.bootstrap(), &format!("{name}-workers"))?,
             name,
@@ -167,6 +170,9 @@ impl World<'_> {
             .args(["--partitions", &PARTITIONS.to_string()])
             .args(["--batch-rows-max", &self.shape.batch_rows_max.to_string()])
             .args(["--linger-ms", &self.shape.linger.as_millis().to_string()]);
+        if self.relay {
+            command.arg("--relay");
+        }
         for url in &self.worker_urls {
             command
                 .arg("--database")

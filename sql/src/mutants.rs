@@ -79,6 +79,8 @@ pub enum Point {
     Written,
     /// The batch is committed, and its offset is not.
     Committed,
+    /// The relay's batch is in the feed, and not yet deleted from the outbox.
+    Relayed,
 }
 
 impl Point {
@@ -89,6 +91,7 @@ impl Point {
             Point::BeforeWrite => "before-write",
             Point::Written => "written",
             Point::Committed => "committed",
+            Point::Relayed => "relayed",
         }
     }
 }

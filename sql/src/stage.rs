@@ -341,7 +341,7 @@ async fn write(
     ));
     let (written, forgotten, retaken) = futures_util::join!(write, forget, retake);
     let written = written.into_iter().collect::<Result<Vec<u64>, _>>()?;
-    let taken = inserted.len() as u64 - forgotten? + retaken?;
+    let taken = (inserted.len() as u64 + retaken?).saturating_sub(forgotten?);
     report.rows = written.iter().sum::<u64>() + taken + moved.iter().sum::<u64>();
     Ok(report)
 }

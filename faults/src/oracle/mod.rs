@@ -5,6 +5,7 @@
 //! add up, with offset <= fence <= end.
 
 mod check;
+mod feed;
 pub mod model;
 mod read;
 
@@ -65,6 +66,8 @@ pub struct Rules {
     pub refuses: bool,
     /// A user's records lie in more than one partition of a topic, so nobody promises their order.
     pub unordered: bool,
+    /// A relay has emptied the outboxes into the feed.
+    pub relayed: bool,
 }
 
 impl Verdict {
@@ -74,7 +77,7 @@ impl Verdict {
         self.findings.iter().filter(|it| it.wrong == wrong).count()
     }
 
-    fn add(&mut self, wrong: Wrong, user: Option<Uuid>, sentence: String) {
+    pub(crate) fn add(&mut self, wrong: Wrong, user: Option<Uuid>, sentence: String) {
         self.findings.push(Finding {
             wrong,
             user,

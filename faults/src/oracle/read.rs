@@ -35,6 +35,8 @@ pub struct Held {
     pub log: Vec<(&'static str, Vec<LogRecord>)>,
     /// Records of the dead-letter topics.
     pub dead: Vec<(&'static str, Vec<LogRecord>)>,
+    /// Records of the feed's topics, by the topic's last name.
+    pub feed: Vec<(&'static str, Vec<LogRecord>)>,
     /// Rows of the event logs.
     pub rows: HashMap<EventKey, Vec<EventRow>>,
     /// Rows of the inbox, with their shards.
@@ -70,6 +72,17 @@ impl Held {
                 let place = if dead { &mut held.dead } else { &mut held.log };
                 place.push((source.as_str(), records));
             }
+        }
+        for (topic, name) in world
+            .topics
+            .feed()
+            .into_iter()
+            .zip(["read", "email", "events"])
+        {
+            let bootstrap = world.bootstrap();
+            let reading = move || read(&bootstrap, &topic, partitions);
+            let records = tokio::task::spawn_blocking(reading).await??;
+            held.feed.push((name, records));
         }
         let shards = 0..world.databases.len();
         let parts = try_join_all(shards.map(|shard| shard_rows(world, shard))).await?;

@@ -71,6 +71,40 @@ async fn kill_at(run: Run<'_>, point: &str) -> anyhow::Result<Outcome> {
         .await
 }
 
+pub(super) async fn kill_relayed(run: Run<'_>) -> anyhow::Result<Outcome> {
+    let mut stage = Stage::begin(run, "relayed", 1).await?;
+    let mut rng = ChaCha8Rng::seed_from_u64(run.seed);
+    stage.world.relay = true;
+    for _ in 0..run.sizes.strikes {
+        let armed = format!("relayed:{}", rng.random_range(1..10));
+        let mut victim = stage.world.spawn(&[("SHARDLANE_POINT", &armed)])?;
+        victim.started().await?;
+        victim.at_point(PATIENCE).await?;
+        victim.kill().await?;
+        stage.outcome.kills += 1;
+        stage.recover().await?;
+    }
+    let relaying = stage.world.spawn(&[])?;
+    stage.crew.push(relaying);
+    stage.finish_sending().await?;
+    let empty = async || {
+        let mut waiting = 0;
+        for shard in 0..2 {
+            let client = stage.world.client(shard).await?;
+            let row = client.query_one("select count(*) from outbox", &[]).await?;
+            waiting += row.get::<_, i64>(0);
+        }
+        Ok(waiting == 0)
+    };
+    stage.world.until("empty outboxes", empty).await?;
+    let rules = Rules {
+        relayed: true,
+        ..Rules::default()
+    };
+    let struck = "it said that its batch was in the feed and not deleted";
+    stage.end(rules, struck).await
+}
+
 /// After this a server has ended a transaction whose worker stands still, and the group has other owners.
 const ABANDONED_MAX: Duration = Duration::from_secs(20);
 

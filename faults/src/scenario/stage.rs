@@ -117,17 +117,26 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Stops the senders, and waits until all is quiet.
+    ///
+    /// # Errors
+    /// A partition that stands still.
+    pub async fn finish_sending(&mut self) -> anyhow::Result<()> {
+        if let Some(load) = self.load.take() {
+            let mut sent = load.stop_at(self.run.sizes.events).await?;
+            self.sent.append(&mut sent);
+        }
+        let (_, ended) = self.world.drain(&mut self.crew).await?;
+        self.outcome.ended += ended;
+        Ok(())
+    }
+
     /// Stops the senders, waits until all is quiet, ends the workers, and asks the oracle.
     ///
     /// # Errors
     /// A partition that stands still; a worker that does not end in order.
     pub async fn end(mut self, rules: Rules, struck: &str) -> anyhow::Result<Outcome> {
-        if let Some(load) = self.load.take() {
-            self.sent
-                .append(&mut load.stop_at(self.run.sizes.events).await?);
-        }
-        let (_, ended) = self.world.drain(&mut self.crew).await?;
-        self.outcome.ended += ended;
+        self.finish_sending().await?;
         self.dismiss().await?;
         self.outcome.verdict = judge(&self.world, &self.sent, rules).await?;
         struck.clone_into(&mut self.outcome.struck);
