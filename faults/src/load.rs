@@ -102,7 +102,7 @@ impl Load {
 }
 
 async fn send(shared: Arc<Shared>, mut user: User, door: Door) {
-    while !shared.stop.load(Ordering::Relaxed) {
+    while !shared.stop.load(Ordering::Relaxed) || user.owes() {
         let number = shared.sent.load(Ordering::Relaxed);
         if !shared.hurry.load(Ordering::Relaxed) {
             #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 events")]

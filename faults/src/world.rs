@@ -69,6 +69,8 @@ pub struct World<'a> {
     pub aligned: bool,
     /// How workers work.
     pub shape: WorkerShape,
+    /// This version parks what comes too early, and counts outcomes.
+    pub parks: bool,
     /// Whether workers that are started from now on relay the outboxes.
     pub relay: bool,
     /// What each worker has in its environment.
@@ -104,7 +106,7 @@ impl World<'_> {
         }
         let topics = TopicSet::with_prefix(&name);
         create_topics(&lab.kafka.bootstrap(), &topics, PARTITIONS, 1, &[]).await?;
-        let world = World {
+        let mut world = World {
             lab,
             worker_urls: databases.clone(),
             databases,
@@ -113,6 +115,7 @@ impl World<'_> {
             group: format!("{name}-workers"),
             aligned: true,
             shape: WorkerShape::default(),
+            parks: false,
             relay: false,
             environment: Vec::new(),
             asker: asker(&lab.kafka.bootstrap(), &format!("{name}-workers"))?,
@@ -122,7 +125,20 @@ impl World<'_> {
         world
             .until("the topics", async || Ok(world.ends()?.len() == 8))
             .await?;
+        let parked = "select to_regclass('parked') is not null";
+        world.parks = world.client(0).await?.query_one(parked, &[]).await?.get(0);
         Ok(world)
+    }
+
+    /// Events that wait for another one.
+    async fn waiting(&self) -> anyhow::Result<i64> {
+        let mut waiting = 0;
+        for shard in (0..self.databases.len()).filter(|_| self.parks) {
+            let client = self.client(shard).await?;
+            let row = client.query_one("select count(*) from parked", &[]).await?;
+            waiting += row.get::<_, i64>(0);
+        }
+        Ok(waiting)
     }
 
     /// Gives the disk back. A world that is not finished leaves its databases for whoever wants to look.
@@ -357,7 +373,7 @@ impl World<'_> {
         let done = |(key, end): (&(&str, i32), &i64)| {
             committed.get(key) >= Some(end) || self.aligned && fences.get(key) >= Some(end)
         };
-        Ok(ends.iter().filter(|(_, end)| **end > 0).all(done))
+        Ok(ends.iter().filter(|(_, end)| **end > 0).all(done) && self.waiting().await? == 0)
     }
 
     /// Waits until all has come to an end. A worker that has ended by itself is started again, as whoever supervises it

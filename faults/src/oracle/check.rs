@@ -52,21 +52,26 @@ pub(super) struct Check<'a> {
 
 impl<'a> Check<'a> {
     pub(super) fn new(world: &'a World<'a>, held: &'a Held, rules: Rules) -> Check<'a> {
-        let mut model = Model::default();
-        model.refuses = rules.refuses;
-        let mut places = Vec::new();
+        let mut model = Model::new(rules);
+        let mut read_places = Vec::new();
         for (source, records) in &held.log {
             for record in records {
                 let said = read(source, record);
-                let fate = model.take(said.as_ref(), record);
-                places.push(Place {
-                    source,
-                    record,
-                    said,
-                    fate,
-                });
+                model.take(said.as_ref(), record);
+                read_places.push((source, record, said));
             }
         }
+        let fates = std::mem::take(&mut model.fates);
+        let places = read_places
+            .into_iter()
+            .zip(fates)
+            .map(|((source, record, said), fate)| Place {
+                source,
+                record,
+                said,
+                fate,
+            })
+            .collect();
         Check {
             world,
             held,
@@ -152,6 +157,8 @@ impl<'a> Check<'a> {
                 Fate::Row { stale: true, .. } => "stale",
                 Fate::Duplicate => "duplicate",
                 Fate::Dead(class) => class,
+                Fate::RefusedAgain => "refused again",
+                Fate::Parked => "parked",
             };
             *self.verdict.fates.entry(fate.to_owned()).or_default() += 1;
             let mut wrong = |wrong, sentence: String| {
@@ -202,6 +209,15 @@ impl<'a> Check<'a> {
                         kind,
                         format!("is a dead letter ({class}) and has {} rows", rows.len()),
                     );
+                }
+                (Fate::Parked, _) => wrong(Wrong::Other, "waits for ever".to_owned()),
+                (Fate::RefusedAgain, _) => {
+                    if !rows.is_empty() {
+                        wrong(
+                            Wrong::Other,
+                            "was refused before, and is a row now".to_owned(),
+                        );
+                    }
                 }
                 (Fate::Duplicate, None) => {
                     if rows.is_empty() {
@@ -419,10 +435,12 @@ impl<'a> Check<'a> {
     /// Offset <= fence <= end; what lies between fence and offset is dead. And each partition adds up.
     fn offsets_fit(&mut self, committed: &Offsets, fences: &Offsets, ends: &Offsets) {
         let mut counts: BTreeMap<(&'static str, i32), i64> = BTreeMap::new();
+        let mut dead: BTreeMap<(&'static str, i32), i64> = BTreeMap::new();
         let mut last_alive: Offsets = Offsets::new();
         for place in &self.places {
             let key = (place.source, place.record.partition);
             *counts.entry(key).or_default() += 1;
+            *dead.entry(key).or_default() += i64::from(place.said.is_none());
             if !matches!(place.fate, Fate::Dead("malformed" | "data")) || self.rules.unordered {
                 last_alive.insert(key, place.record.offset + 1);
             }
@@ -436,6 +454,14 @@ impl<'a> Check<'a> {
             }
             if !self.rules.unordered && fence < alive.min(offset) {
                 let sentence = format!("{key:?}: offset {offset} is past the fence {fence}");
+                self.verdict.add(Wrong::Other, None, sentence);
+            }
+            let malformed = dead.get(key).copied().unwrap_or(0);
+            let (counted, waiting) = self.held.outcomes.get(key).copied().unwrap_or_default();
+            if self.rules.parks && (counted + malformed, waiting) != (*end, 0) {
+                let sentence = format!(
+                    "{key:?}: {counted} outcomes, {malformed} malformed, {waiting} waiting, {end} records"
+                );
                 self.verdict.add(Wrong::Other, None, sentence);
             }
             if counts.get(key).copied().unwrap_or(0) != *end {

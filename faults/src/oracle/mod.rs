@@ -66,6 +66,8 @@ pub struct Rules {
     pub refuses: bool,
     /// A user's records lie in more than one partition of a topic, so nobody promises their order.
     pub unordered: bool,
+    /// What comes too early waits in the database.
+    pub parks: bool,
     /// A relay has emptied the outboxes into the feed.
     pub relayed: bool,
 }
@@ -111,6 +113,10 @@ impl Verdict {
 /// A server that does not answer.
 pub async fn judge(world: &World<'_>, sent: &[Sent], rules: Rules) -> anyhow::Result<Verdict> {
     let held = Held::read(world).await?;
+    let rules = Rules {
+        parks: world.parks,
+        ..rules
+    };
     let (committed, fences, ends) = (world.committed()?, world.fences().await?, world.ends()?);
     Ok(check::Check::new(world, &held, rules).run(sent, &committed, &fences, &ends))
 }

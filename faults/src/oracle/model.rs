@@ -1,12 +1,13 @@
 //! What should become of each record: the order and the dispute machine written anew from the design's words, for one
 //! reader who takes one record after the other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::Rules;
 use crate::log::LogRecord;
 use crate::webhook::REFUSED_MARK;
 
@@ -29,6 +30,11 @@ pub enum Fate {
     Duplicate,
     /// A dead letter of this class.
     Dead(&'static str),
+    /// No row: a dead letter, or a mere duplicate if the one that was refused first still waited behind others when this
+    /// one came, which depends on another topic.
+    RefusedAgain,
+    /// It waits for ever: nothing opens its order or dispute.
+    Parked,
 }
 
 /// What a webhook says, as the oracle reads it.
@@ -104,10 +110,15 @@ fn minor(amount: &str) -> Option<i64> {
 pub struct Model {
     /// Orders and disputes.
     pub states: HashMap<StateKey, State>,
-    /// Which events have a row, and under which body.
+    /// One a record, in the order in which they were taken.
+    pub fates: Vec<Fate>,
+    /// Which events have a row or wait for one, and under which body.
     taken: HashMap<EventKey, Vec<u8>>,
-    /// A scenario's databases refuse events with the mark.
-    pub refuses: bool,
+    /// Records that wait for their order or dispute to be opened.
+    waiting: HashMap<StateKey, Vec<(usize, Said)>>,
+    /// Events that were refused once.
+    refused: HashSet<EventKey>,
+    rules: Rules,
 }
 
 enum Judged {
@@ -118,44 +129,94 @@ enum Judged {
 }
 
 impl Model {
-    /// Takes the next record of its partition.
-    pub fn take(&mut self, said: Option<&Said>, record: &LogRecord) -> Fate {
-        let Some(said) = said else {
-            return Fate::Dead("malformed");
-        };
-        let body = record.value.as_deref().unwrap_or_default();
-        if let Some(known) = self.taken.get(&said.event) {
-            return if known == body {
-                Fate::Duplicate
-            } else {
-                Fate::Dead("duplicate_with_different_payload")
-            };
+    /// A model of nothing.
+    #[must_use]
+    pub fn new(rules: Rules) -> Model {
+        Model {
+            rules,
+            ..Model::default()
         }
-        let key = (said.event.0, said.event.1, said.order.clone());
-        let state = self.states.get(&key);
-        let fate = match judge(state, said) {
-            Judged::TooEarly => return Fate::Dead("out_of_order"),
-            Judged::Illegal => return Fate::Dead("illegal"),
-            // Both kinds would be rows, which the database refuses.
-            Judged::Applied(_) | Judged::Stale if self.refuses && said.refused => {
-                return Fate::Dead("data");
-            }
-            Judged::Stale => Fate::Row {
-                stale: true,
-                version: state.map_or(0, |state| state.version),
+    }
+
+    /// Takes the next record of its partition. All orders come before all disputes: between two topics there is no order,
+    /// so what becomes of a dispute must not depend on when its order comes.
+    pub fn take(&mut self, said: Option<&Said>, record: &LogRecord) {
+        let place = self.fates.len();
+        let body = record.value.as_deref().unwrap_or_default();
+        let fate = match said {
+            None => Fate::Dead("malformed"),
+            Some(said) => match self.taken.get(&said.event) {
+                Some(known) if known == body => Fate::Duplicate,
+                Some(_) => Fate::Dead("duplicate_with_different_payload"),
+                None => {
+                    self.taken.insert(said.event.clone(), body.to_vec());
+                    self.settle(place, said)
+                }
             },
+        };
+        self.fates.push(fate);
+        let Some(said) = said else { return };
+        let key = key_of(said);
+        if self.states.contains_key(&key) {
+            // The one that they waited for.
+            for (place, said) in self.waiting.remove(&key).unwrap_or_default() {
+                self.fates[place] = self.settle(place, &said);
+            }
+        }
+    }
+
+    fn settle(&mut self, place: usize, said: &Said) -> Fate {
+        let key = key_of(said);
+        let state = self.states.get(&key);
+        let judged = if self.rules.parks && !self.has_order(said) {
+            Judged::TooEarly
+        } else {
+            judge(state, said)
+        };
+        let dead = match judged {
+            Judged::TooEarly if self.rules.parks => {
+                self.waiting
+                    .entry(key)
+                    .or_default()
+                    .push((place, said.clone()));
+                return Fate::Parked;
+            }
+            Judged::TooEarly => "out_of_order",
+            Judged::Illegal => "illegal",
+            // Both kinds would be rows, which the database refuses.
+            Judged::Applied(_) | Judged::Stale if self.rules.refuses && said.refused => "data",
+            Judged::Stale => {
+                return Fate::Row {
+                    stale: true,
+                    version: state.map_or(0, |state| state.version),
+                };
+            }
             Judged::Applied(next) => {
                 let version = next.version;
                 self.states.insert(key, next);
-                Fate::Row {
+                return Fate::Row {
                     stale: false,
                     version,
-                }
+                };
             }
         };
-        self.taken.insert(said.event.clone(), body.to_vec());
-        fate
+        // It may come again, and is judged anew.
+        self.taken.remove(&said.event);
+        if self.refused.insert(said.event.clone()) || !self.rules.parks {
+            Fate::Dead(dead)
+        } else {
+            Fate::RefusedAgain
+        }
     }
+
+    fn has_order(&self, said: &Said) -> bool {
+        let order = ("orders", said.event.1, said.order.clone());
+        said.event.0 == "orders" || self.states.contains_key(&order)
+    }
+}
+
+fn key_of(said: &Said) -> StateKey {
+    (said.event.0, said.event.1, said.order.clone())
 }
 
 fn judge(state: Option<&State>, said: &Said) -> Judged {
@@ -223,41 +284,85 @@ mod tests {
         }
     }
 
-    #[test]
-    fn one_order_meets_everything() {
-        let mut model = Model::default();
-        let mut take = |record: LogRecord| model.take(read("orders", &record).as_ref(), &record);
-        let row = |version| Fate::Row {
+    /// What becomes of the records of one order, in their order.
+    #[track_caller]
+    fn check(parks: bool, records: &[(&str, &str, i64)], expect: &[Fate]) {
+        let mut model = Model::new(Rules {
+            parks,
+            ..Rules::default()
+        });
+        for (id, status, second) in records {
+            let record = order(id, status, *second);
+            model.take(read("orders", &record).as_ref(), &record);
+        }
+        assert_eq!(model.fates, expect);
+    }
+
+    const fn row(version: i64) -> Fate {
+        Fate::Row {
             stale: false,
             version,
-        };
-        assert_eq!(take(order("e1", "updated", 5)), Fate::Dead("out_of_order"));
-        assert_eq!(take(order("e2", "created", 1)), row(1));
-        assert_eq!(take(order("e2", "created", 1)), Fate::Duplicate);
-        assert_eq!(
-            take(order("e2", "created", 2)),
-            Fate::Dead("duplicate_with_different_payload")
-        );
-        assert_eq!(take(order("e3", "created", 2)), Fate::Dead("illegal"));
-        assert_eq!(take(order("e1", "updated", 5)), row(2));
-        assert_eq!(
-            take(order("e4", "updated", 4)),
+        }
+    }
+
+    #[test]
+    fn one_order_meets_everything() {
+        let records = [
+            ("e2", "created", 1),
+            ("e2", "created", 1),
+            ("e2", "created", 2),
+            ("e3", "created", 2),
+            ("e1", "updated", 5),
+            ("e4", "updated", 4),
+            ("e5", "success", 6),
+            ("e6", "updated", 7),
+        ];
+        let fates = [
+            row(1),
+            Fate::Duplicate,
+            Fate::Dead("duplicate_with_different_payload"),
+            Fate::Dead("illegal"),
+            row(2),
             Fate::Row {
                 stale: true,
-                version: 2
-            }
+                version: 2,
+            },
+            row(3),
+            Fate::Dead("illegal"),
+        ];
+        check(false, &records, &fates);
+        check(true, &records, &fates);
+    }
+
+    #[test]
+    fn what_comes_too_early_is_dead_or_waits() {
+        let records = [
+            ("e1", "updated", 5),
+            ("e1", "updated", 5),
+            ("e2", "success", 6),
+            ("e0", "created", 1),
+            ("e1", "updated", 5),
+        ];
+        let early = || Fate::Dead("out_of_order");
+        check(
+            false,
+            &records,
+            &[early(), early(), early(), row(1), row(2)],
         );
-        assert_eq!(take(order("e5", "success", 6)), row(3));
-        assert_eq!(take(order("e6", "updated", 7)), Fate::Dead("illegal"));
-        assert_eq!(
-            model.states.values().next().unwrap().amount_minor,
-            Some(1230)
+        check(
+            true,
+            &records,
+            &[row(2), Fate::Duplicate, row(3), row(1), Fate::Duplicate],
         );
+        check(true, &records[..1], &[Fate::Parked]);
+    }
+
+    #[test]
+    fn a_record_without_its_users_key_is_malformed() {
         let mut foreign = order("e7", "created", 1);
         foreign.key = None;
-        assert_eq!(
-            model.take(read("orders", &foreign).as_ref(), &foreign),
-            Fate::Dead("malformed")
-        );
+        let mut model = Model::default();
+        model.take(read("orders", &foreign).as_ref(), &foreign);
+        assert_eq!(model.fates, [Fate::Dead("malformed")]);
     }
 }

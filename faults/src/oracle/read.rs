@@ -45,6 +45,8 @@ pub struct Held {
     pub outbox: HashMap<EventKey, Vec<(i64, String)>>,
     /// Orders and disputes, with their shards.
     pub states: HashMap<StateKey, Vec<(usize, State)>>,
+    /// Where outcomes are counted: source, partition -> how many records, and how many of them wait now.
+    pub outcomes: HashMap<(&'static str, i32), (i64, i64)>,
     /// user, order.
     pub directory: HashMap<(Uuid, String), usize>,
     /// Each user's slot, as Postgres hashes it, on each shard that has a row of this user.
@@ -98,6 +100,10 @@ impl Held {
         extend(&mut self.outbox, part.outbox);
         extend(&mut self.states, part.states);
         extend(&mut self.homes, part.homes);
+        for (key, (records, waiting)) in part.outcomes {
+            let sum = self.outcomes.entry(key).or_default();
+            *sum = (sum.0 + records, sum.1 + waiting);
+        }
         for (key, count) in part.directory {
             *self.directory.entry(key).or_default() += count;
         }
@@ -186,6 +192,16 @@ async fn shard_rows(world: &World<'_>, shard: usize) -> anyhow::Result<Held> {
         .await?
     {
         *held.directory.entry((row.get(0), row.get(1))).or_default() += 1;
+    }
+    if world.parks {
+        let query = "select topic, kafka_partition, \
+                     applied + duplicate + duplicate_with_different_payload + stale + illegal + parked + dead_lettered, \
+                     parked - released - expired from kafka_outcomes";
+        for row in client.query(query, &[]).await? {
+            let source = Source::of_topic(row.get(0))?.as_str();
+            let sum = held.outcomes.entry((source, row.get(1))).or_default();
+            *sum = (sum.0 + row.get::<_, i64>(2), sum.1 + row.get::<_, i64>(3));
+        }
     }
     let query = "select user_id, (((uuid_hash(user_id)::int8 + 2147483648) >> 20))::int4 from \
                  (select user_id from inbox union select user_id from orders union select user_id from disputes \

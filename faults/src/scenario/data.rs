@@ -20,6 +20,11 @@ fn sequences(run: Run<'_>, mixture: Mixture, events: u64, users: u64) -> Vec<Web
     while (webhooks.len() as u64) < events {
         webhooks.extend(users.iter_mut().map(User::next));
     }
+    for user in &mut users {
+        while user.owes() {
+            webhooks.push(user.next());
+        }
+    }
     webhooks
 }
 
@@ -106,6 +111,8 @@ pub(super) async fn poison(run: Run<'_>) -> anyhow::Result<Outcome> {
                 lane.extend(from.pop());
             }
         }
+        // What others may wait for.
+        lane.extend(std::mem::take(good).into_iter().rev());
         lanes.push(lane);
     }
     let door = stage.world.door().await?.foreign();
