@@ -77,6 +77,7 @@ create table outbox (
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
     autovacuum_vacuum_cost_delay = 0
 );
+alter sequence outbox_seq owned by outbox.seq; -- goes with the table
 
 -- order -> user: finds an order without its user, by one index probe a shard.
 create table order_directory (
