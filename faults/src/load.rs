@@ -115,7 +115,7 @@ async fn send(shared: Arc<Shared>, mut user: User, door: Door) {
                 }
             }
         }
-        let webhook = user.next();
+        let webhook = user.next_webhook();
         let mut give_up = None;
         loop {
             let answer = door.send(&webhook).await;

@@ -138,7 +138,7 @@ impl User {
     }
 
     /// The next webhook.
-    pub fn next(&mut self) -> Webhook {
+    pub fn next_webhook(&mut self) -> Webhook {
         if let Some(waiting) = self.next.pop() {
             return self.remembered(waiting);
         }
@@ -354,8 +354,8 @@ mod tests {
                 User::new(7, number, Mixture::USUAL),
             );
             for _ in 0..1_000 {
-                let webhook = user.next();
-                assert_eq!(webhook, again.next());
+                let webhook = user.next_webhook();
+                assert_eq!(webhook, again.next_webhook());
                 let event = Event::decode(
                     webhook.source,
                     webhook.payload.clone(),

@@ -18,11 +18,11 @@ fn sequences(run: Run<'_>, mixture: Mixture, events: u64, users: u64) -> Vec<Web
         .collect();
     let mut webhooks = Vec::new();
     while (webhooks.len() as u64) < events {
-        webhooks.extend(users.iter_mut().map(User::next));
+        webhooks.extend(users.iter_mut().map(User::next_webhook));
     }
     for user in &mut users {
         while user.owes() {
-            webhooks.push(user.next());
+            webhooks.push(user.next_webhook());
         }
     }
     webhooks
