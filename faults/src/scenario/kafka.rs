@@ -60,6 +60,9 @@ pub(super) async fn offsets_to_zero(run: Run<'_>) -> anyhow::Result<Outcome> {
 
 pub(super) async fn offsets_ahead(run: Run<'_>) -> anyhow::Result<Outcome> {
     let mut stage = Stage::begin(run, "ahead", 2).await?;
+    // Where no fence is, nobody can say what the database lacks.
+    let fenced = async || Ok(stage.world.fences().await?.len() == 2 * PARTITIONS as usize);
+    stage.world.until("fences", fenced).await?;
     stage.world.until_in_flight(0).await?;
     stage.dismiss().await?;
     // Something has to lie between fence and end.

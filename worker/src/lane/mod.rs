@@ -1,6 +1,7 @@
 //! A lane: the one task that takes the records of one partition to the database, in order.
 
 mod batch;
+mod catch_up;
 mod fence;
 mod group;
 mod retry;
@@ -104,6 +105,11 @@ impl Lane {
                 self.pause(FROZEN_POLL).await.then(Batch::default)
             };
             let Some(batch) = batch else { break };
+            if let Some(first) = batch.first.filter(|_| next.is_none())
+                && !self.catch_up(first, &mut fences).await?
+            {
+                break;
+            }
             let epoch = self.shared.store.routes().epoch();
             next = batch.next.or(next);
             if batch.records.is_empty() && !frozen.is_empty() && epoch == seen {
