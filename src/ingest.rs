@@ -9,7 +9,7 @@ use shardlane_ingest::{IngestSettings, Mode, serve};
 use shardlane_worker::{Publisher, TopicSet};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::{BackendArgs, MapArgs};
+use crate::backend::{BackendArgs, MapArgs, ParkArgs};
 
 /// Take webhooks over HTTP, into Kafka or straight into the database
 #[derive(Debug, Args)]
@@ -33,6 +33,8 @@ pub(crate) struct IngestArgs {
     backend: BackendArgs,
     #[command(flatten)]
     map: MapArgs,
+    #[command(flatten)]
+    park: ParkArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -50,7 +52,7 @@ impl IngestArgs {
         };
         let own = self.map.read(self.backend.shards())?;
         let mode = match self.mode {
-            ModeName::Direct => Mode::Direct(self.backend.connect(&own).await?),
+            ModeName::Direct => Mode::Direct(self.backend.connect(&own, self.park.limits()).await?),
             ModeName::Kafka => {
                 let Some(kafka) = self.kafka else {
                     bail!(

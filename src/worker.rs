@@ -10,7 +10,7 @@ use shardlane_sql::RetentionSettings;
 use shardlane_worker::{Relay, RelaySettings, StatsServer, TopicSet, Worker, WorkerSettings};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::{BackendArgs, MapArgs, parse_span};
+use crate::backend::{BackendArgs, MapArgs, ParkArgs, parse_span};
 use crate::topics::alignment_note;
 
 /// Take webhooks from Kafka to the shards
@@ -20,6 +20,8 @@ pub(crate) struct WorkerArgs {
     backend: BackendArgs,
     #[command(flatten)]
     map: MapArgs,
+    #[command(flatten)]
+    park: ParkArgs,
     /// Kafka bootstrap servers
     #[arg(long, env = "SHARDLANE_KAFKA", value_name = "HOST:PORT")]
     kafka: String,
@@ -66,7 +68,7 @@ impl WorkerArgs {
             None => None,
         };
         let own = self.map.read(self.backend.shards())?;
-        let store = self.backend.connect(&own).await?;
+        let store = self.backend.connect(&own, self.park.limits()).await?;
         let topics = TopicSet::with_prefix(&self.prefix);
         let watch = self.map.follow(&self.kafka, &topics, &own).await?;
         let partitions = watch.snapshot();
@@ -119,12 +121,14 @@ impl WorkerArgs {
         }
         let counts = stats.counts();
         eprintln!(
-            "worker: {} records done, {} applied, {} duplicates, {} stale, {} dead letters",
+            "worker: {} records done, {} applied, {} duplicates, {} stale, {} parked, {} released, {} dead letters",
             counts.done,
             counts.applied,
             counts.duplicates,
             counts.stale,
-            counts.illegal + counts.too_early + counts.different_payload + counts.malformed
+            counts.parked,
+            counts.released,
+            counts.dead_letters()
         );
         result?;
         Ok(ExitCode::SUCCESS)

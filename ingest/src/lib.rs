@@ -4,7 +4,8 @@
 //! [`Mode`] (Kafka with acks=all, or one database transaction) -> `webhook::Answer`, or a `problem::Problem`.
 //!
 //! Invariants:
-//! - **Acknowledged means durable**: 202 after the broker's acks=all, 200 after the database's commit. Every other
+//! - **Acknowledged means durable**: 202 after the broker's acks=all, 200 after the database's commit, and 202 after it
+//!   where the event waits there for another one. Every other
 //!   answer means that the provider should look, or send again; sending again is always safe.
 //! - **The body travels as it came**: what was sent is published and stored, byte for byte.
 //! - **Direct mode loses nothing either**: what is refused for good is a dead letter before it is answered.
@@ -20,6 +21,7 @@ mod dead_letter;
 mod error;
 mod health;
 mod mode;
+mod parked;
 mod problem;
 mod server;
 mod settings;

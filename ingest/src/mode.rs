@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use axum::http::HeaderMap;
 use backon::{ExponentialBuilder, Retryable};
 use shardlane_domain::Event;
-use shardlane_sql::{ErrorClass, Record, RejectReason, SqlError, Store};
+use shardlane_sql::{
+    ErrorClass, EventOutcome, KeepLetters as _, Record, RejectReason, SqlError, Store,
+};
 use shardlane_worker::{PublishError, Publisher};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::dead_letter;
+use crate::parked::Keeper;
 use crate::problem::Problem;
 use crate::webhook::Answer;
 
@@ -200,13 +203,20 @@ fn passes(error: &SqlError) -> bool {
 async fn apply_once(store: &Store, records: &[Record; 1]) -> Result<Fate, SqlError> {
     let routes = store.routes();
     let target = routes.target_of(records[0].event.user_id);
-    let staged = match store.stage(target.ok_or(SqlError::Frozen)?, records).await {
+    let target = target.ok_or(SqlError::Frozen)?;
+    let mut staged = match store.stage(target, records).await {
         Err(error) if error.class() == ErrorClass::Rerouted => {
             store.refresh(routes.epoch()).await;
             return Err(error);
         }
         staged => staged?,
     };
+    if let Err(error) = Keeper(store).keep(&staged.report().letters).await {
+        // They wait on, and this event is not held up by them.
+        tracing::warn!("dead letters are not kept: {error}");
+        staged.rollback().await?;
+        staged = store.stage_without_release(target, records).await?;
+    }
     if let Some(rejected) = staged.report().rejected.first() {
         let reason = rejected.reason;
         // The inbox forgets it too, so that it may be sent again.
@@ -214,13 +224,20 @@ async fn apply_once(store: &Store, records: &[Record; 1]) -> Result<Fate, SqlErr
         return Ok(Fate::Rejected(reason));
     }
     let report = staged.commit().await?;
-    Ok(Fate::Kept(if report.applied > 0 {
-        Answer::Applied
-    } else if report.stale > 0 {
-        Answer::Stale
-    } else {
-        Answer::Duplicate
-    }))
+    let answer = match report.outcomes.first() {
+        Some(EventOutcome::Applied) => Answer::Applied,
+        Some(EventOutcome::Stale) => Answer::Stale,
+        Some(EventOutcome::Parked) => Answer::Parked,
+        // The others are rejected, and one event has one outcome.
+        Some(
+            EventOutcome::Duplicate
+            | EventOutcome::DuplicateWithDifferentPayload
+            | EventOutcome::Illegal
+            | EventOutcome::DeadLettered,
+        )
+        | None => Answer::Duplicate,
+    };
+    Ok(Fate::Kept(answer))
 }
 
 fn sqlstate(error: &SqlError) -> &str {

@@ -182,6 +182,16 @@ fn rejected(reason: RejectReason) -> (StatusCode, &'static str, &'static str, Co
             "Out of order",
             "send the opening event, then this one again",
         ),
+        RejectReason::QueueFull => (
+            "queue-full",
+            "Queue full",
+            "send the events that the waiting ones need, then this one again",
+        ),
+        RejectReason::Refused => (
+            "unstorable-event",
+            "Event cannot be stored",
+            "correct it before sending it again",
+        ),
         RejectReason::DifferentPayload => (
             "event-id-reused",
             "Event id reused",

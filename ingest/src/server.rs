@@ -11,11 +11,13 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use shardlane_sql::Store;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
+use crate::parked::Sweep;
 use crate::{IngestError, IngestSettings, Mode, router};
 
 /// The longest header of a request, and the read buffer of a connection.
@@ -28,6 +30,8 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     app: Router,
+    /// Direct mode's.
+    store: Option<Arc<Store>>,
     settings: IngestSettings,
 }
 
@@ -57,11 +61,16 @@ impl Server {
         };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
+        let store = match &mode {
+            Mode::Kafka(_) => None,
+            Mode::Direct(store) => Some(Arc::clone(store)),
+        };
         let app = router(mode, &settings);
         Ok(Server {
             listener,
             address,
             app,
+            store,
             settings,
         })
     }
@@ -81,8 +90,10 @@ impl Server {
             listener,
             address,
             app,
+            store,
             settings,
         } = self;
+        let _sweep = store.map(Sweep::start);
         tracing::warn!(
             "WEBHOOK SIGNATURES ARE NOT VERIFIED: whoever reaches {address} can send events in a provider's name; \
              let only the provider's network reach it"

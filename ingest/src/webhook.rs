@@ -42,6 +42,8 @@ pub(crate) enum Answer {
     Duplicate,
     /// The state knows something newer; it is in the log and changed nothing.
     Stale,
+    /// It waits in the database for an event that it needs.
+    Parked,
 }
 
 /// Validates, stamps with the time of acceptance, and hands over.
@@ -77,6 +79,7 @@ impl Answer {
         match self {
             Answer::Accepted { .. } => "accepted",
             Answer::Applied => "applied",
+            Answer::Parked => "parked",
             Answer::Duplicate => "duplicate",
             Answer::Stale => "stale",
         }
@@ -86,7 +89,7 @@ impl Answer {
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let status = match self {
-            Answer::Accepted { .. } => StatusCode::ACCEPTED,
+            Answer::Accepted { .. } | Answer::Parked => StatusCode::ACCEPTED,
             Answer::Applied | Answer::Duplicate | Answer::Stale => StatusCode::OK,
         };
         (status, Json(self)).into_response()

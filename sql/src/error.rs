@@ -2,10 +2,10 @@
 
 use shardlane_citus::CitusError;
 use shardlane_router::{MapError, ShardId};
-use tokio_postgres::error::SqlState;
 
 use crate::identity::IdentityError;
 use crate::slots::NotASlotSet;
+use crate::sqlstate;
 
 /// A failed statement, connection or precondition.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,12 @@ pub enum SqlError {
     /// The user's slot is on its way to another shard, and nobody takes it for a moment.
     #[error("the user's slot is being moved to another shard")]
     Frozen,
+    /// Another worker sweeps this shard's parked events at the moment.
+    #[error("another worker sweeps shard {shard} at the moment")]
+    SweptElsewhere {
+        /// The shard.
+        shard: ShardId,
+    },
     /// The database is another shard than the map says, or has another epoch.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -97,9 +103,10 @@ impl SqlError {
     pub fn class(&self) -> ErrorClass {
         match self {
             SqlError::Postgres(error) => class_of(error),
-            SqlError::PoolTimeout { .. } | SqlError::Conflict { .. } | SqlError::Frozen => {
-                ErrorClass::Transient
-            }
+            SqlError::PoolTimeout { .. }
+            | SqlError::Conflict { .. }
+            | SqlError::SweptElsewhere { .. }
+            | SqlError::Frozen => ErrorClass::Transient,
             SqlError::Fenced { .. } => ErrorClass::Fenced,
             SqlError::Rerouted { .. } => ErrorClass::Rerouted,
             SqlError::Identity(error) if error.is_only_age() => ErrorClass::Rerouted,
@@ -117,7 +124,7 @@ impl SqlError {
     }
 }
 
-/// Classes of SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+/// What to do about an error of the client or the server.
 fn class_of(error: &tokio_postgres::Error) -> ErrorClass {
     let Some(state) = error.code() else {
         // No SQLSTATE: the connection broke. Values that the client could not encode are our own mistake, but
@@ -128,18 +135,7 @@ fn class_of(error: &tokio_postgres::Error) -> ErrorClass {
             ErrorClass::Data
         };
     };
-    match &state.code()[..2] {
-        // A trigger or CHECK refused a row, or a value does not fit its type or one of the server's limits (JSON
-        // nested deeper than its stack).
-        "22" | "23" | "54" => ErrorClass::Data,
-        // Connection; refused authentication; rolled back (deadlock, serialization); out of resources; operator
-        // intervention; system. A shard that refuses us, for a password that changes say, is away for a while like any
-        // other: its partitions wait, and those of the other shards go on. At the start it is an error all the same.
-        "08" | "28" | "40" | "53" | "57" | "58" => ErrorClass::Transient,
-        // lock_not_available
-        _ if *state == SqlState::LOCK_NOT_AVAILABLE => ErrorClass::Transient,
-        _ => ErrorClass::Permanent,
-    }
+    sqlstate::class_of(state)
 }
 
 fn is_io(error: &tokio_postgres::Error) -> bool {

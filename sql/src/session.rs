@@ -36,6 +36,11 @@ statements!(
     insert_inbox,
     read_inbox,
     forget_rejected,
+    read_parked,
+    load_parked,
+    insert_parked,
+    delete_parked,
+    find_movable,
     read_orders,
     read_disputes,
     upsert_orders,
@@ -44,6 +49,7 @@ statements!(
     insert_dispute_events,
     insert_outbox,
     insert_directory,
+    count_outcomes,
 );
 
 async fn prepare(client: &Client, sql: &str) -> Result<Statement, tokio_postgres::Error> {

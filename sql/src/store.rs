@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use shardlane_citus::is_placement_error;
 use shardlane_router::{Epoch, ShardId, ShardMap, SlotMap};
 use tokio::task::AbortHandle;
@@ -13,9 +14,12 @@ use uuid::Uuid;
 
 use crate::follow::Source;
 use crate::outbox::Outbox;
+use crate::park::{Carried, ParkLimits};
+use crate::queue::{Drain, Rules};
 use crate::routes::{Lane, Routes, Target};
 use crate::session::Pool;
-use crate::stage::{Record, Staged, stage};
+use crate::stage::{Origin, Record, Staged, stage};
+use crate::transaction::Work;
 use crate::{CitusPath, ErrorClass, SqlError, identity};
 
 /// The databases behind a layout.
@@ -52,6 +56,8 @@ pub struct StoreOptions {
     pub connect_timeout: Duration,
     /// How often the shards' catalog or Citus's metadata is asked for changes, jittered; refused writes ask at once.
     pub poll_interval: Duration,
+    /// How long, and how many, events may wait for one that they need.
+    pub park: ParkLimits,
 }
 
 impl Default for StoreOptions {
@@ -60,6 +66,7 @@ impl Default for StoreOptions {
             connections_max: 8,
             connect_timeout: Duration::from_secs(5),
             poll_interval: Duration::from_secs(2),
+            park: ParkLimits::default(),
         }
     }
 }
@@ -76,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) routes: ArcSwap<Routes>,
     source: Source,
     follower: Option<AbortHandle>,
+    park: ParkLimits,
 }
 
 impl Drop for Shared {
@@ -100,6 +108,7 @@ impl Store {
         let shared = Arc::new_cyclic(|shared| Shared {
             routes: ArcSwap::from_pointee(routes),
             follower: source.follow(shared.clone(), options.poll_interval),
+            park: options.park,
             source,
         });
         Ok(Store { shared })
@@ -130,11 +139,75 @@ impl Store {
     /// # Errors
     /// [`SqlError`], with nothing written; [`SqlError::class`] says what to do.
     pub async fn stage(&self, target: Target, records: &[Record]) -> Result<Staged, SqlError> {
+        self.stage_carrying(target, records, &|_| Carried::default())
+            .await
+    }
+
+    /// As [`Store::stage`], for records that carry a key and headers: `carried` is asked for those that are parked.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub async fn stage_carrying(
+        &self,
+        target: Target,
+        records: &[Record],
+        carried: &(dyn Fn(usize) -> Carried + Sync),
+    ) -> Result<Staged, SqlError> {
+        self.stage_all(target, records, &[], carried, Drain::RELEASE)
+            .await
+    }
+
+    /// As [`Store::stage`], for a caller who cannot keep [`Report::letters`](crate::Report::letters) now: nothing that
+    /// waited before is let go, and the sweep does it later.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub async fn stage_without_release(
+        &self,
+        target: Target,
+        records: &[Record],
+    ) -> Result<Staged, SqlError> {
+        self.stage_all(target, records, &[], &|_| Carried::default(), Drain::OFF)
+            .await
+    }
+
+    /// Counts records that are dead letters already and moves the fence over them, in the order in which they stood
+    /// among the others.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub async fn stage_dead(&self, target: Target, dead: &[Origin]) -> Result<Staged, SqlError> {
+        self.stage_all(target, &[], dead, &|_| Carried::default(), Drain::OFF)
+            .await
+    }
+
+    async fn stage_all(
+        &self,
+        target: Target,
+        records: &[Record],
+        dead: &[Origin],
+        carried: &(dyn Fn(usize) -> Carried + Sync),
+        drain: Drain,
+    ) -> Result<Staged, SqlError> {
         let routes = self.routes();
         let staged = async {
             let lane = lane_of(&routes, target)?;
             let session = lane.pool.get(target.shard).await?;
-            stage(session, target, lane.anchor, records).await
+            let rules = Rules {
+                limits: self.limits(),
+                now: Timestamp::now(),
+                drain,
+            };
+            let work = Work {
+                target,
+                anchor: lane.anchor,
+                records,
+                dead,
+                carried,
+                swept: None,
+                rules,
+            };
+            stage(session, work).await
         };
         staged.await.map_err(|error| self.explain(error, target))
     }
@@ -228,8 +301,12 @@ impl Store {
         self.shared.source.databases(&self.routes())
     }
 
+    pub(crate) fn limits(&self) -> ParkLimits {
+        self.shared.park
+    }
+
     /// Says what an error means for routing, and has a look for newer routes where it hints at them.
-    fn explain(&self, error: SqlError, target: Target) -> SqlError {
+    pub(crate) fn explain(&self, error: SqlError, target: Target) -> SqlError {
         let citus = self.shared.routes.load().shard_map().is_some();
         let error = rerouted(error, target.shard, citus);
         if error.class() == ErrorClass::Transient {
@@ -239,7 +316,7 @@ impl Store {
     }
 }
 
-fn lane_of(routes: &Routes, target: Target) -> Result<&Lane, SqlError> {
+pub(crate) fn lane_of(routes: &Routes, target: Target) -> Result<&Lane, SqlError> {
     routes.lane(target).ok_or_else(|| SqlError::Rerouted {
         shard: target.shard,
         reason: "the newest map has it otherwise".to_owned(),

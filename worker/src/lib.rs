@@ -33,6 +33,7 @@ mod retention;
 mod settings;
 mod stats;
 mod stats_server;
+mod sweep;
 mod topic_error;
 mod topics;
 mod worker;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shardlane_domain::REPLAY_WINDOW;
 use shardlane_sql::RetentionSettings;
+use shardlane_sql::SweepTiming;
 
 use crate::map_watch::MapSource;
 use crate::topics::TopicSet;
@@ -39,6 +40,8 @@ pub struct WorkerSettings {
     /// How old dead letters are replayed, from when their webhooks were accepted: the inbox must remember for longer
     /// than this and the topics' retention together.
     pub replay_window: Duration,
+    /// How often what waits in the database is looked at.
+    pub sweep: SweepTiming,
 }
 
 impl WorkerSettings {
@@ -63,6 +66,7 @@ impl WorkerSettings {
             drain_max: Duration::from_secs(10),
             inbox_retention: None,
             replay_window: REPLAY_WINDOW,
+            sweep: SweepTiming::default(),
         }
     }
 }

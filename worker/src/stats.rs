@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use hdrhistogram::Histogram;
 use shardlane_router::TokenHash;
-use shardlane_sql::{Record, Rejected, Report};
+use shardlane_sql::{Record, RejectReason, Report};
 
 use crate::hot::{Hot, HotKeys};
 
@@ -39,8 +39,14 @@ counters!(
     stale,
     /// Events without a legal transition: dead letters.
     illegal,
-    /// Events before the one that opens their state: dead letters.
+    /// Events that came before one that they need, or behind such an event, and were parked.
+    parked,
+    /// Events that were parked and are rows now.
+    released,
+    /// Events that waited in vain for the one that they need: dead letters.
     too_early,
+    /// Events that found as many waiting before them as may: dead letters.
+    queue_full,
     /// Known ids with another payload: dead letters.
     different_payload,
     /// Records that are no event, or that the database refuses: dead letters.
@@ -73,6 +79,13 @@ counters!(
     /// Statements that did it.
     inbox_visits,
 );
+
+impl Counts {
+    /// All dead letters.
+    pub fn dead_letters(&self) -> u64 {
+        self.illegal + self.too_early + self.queue_full + self.different_payload + self.malformed
+    }
+}
 
 /// Counters and the batch latency of a worker.
 #[derive(Debug)]
@@ -141,6 +154,18 @@ impl Stats {
         }
     }
 
+    /// Counts a dead letter that is acknowledged.
+    pub(crate) fn dead_letter(&self, reason: RejectReason) {
+        let counter = match reason {
+            RejectReason::Illegal { .. } => &self.counters.illegal,
+            RejectReason::TooEarly => &self.counters.too_early,
+            RejectReason::QueueFull => &self.counters.queue_full,
+            RejectReason::DifferentPayload => &self.counters.different_payload,
+            RejectReason::Refused => &self.counters.malformed,
+        };
+        Self::add(counter, 1);
+    }
+
     /// Counts a batch that has committed.
     pub(crate) fn batch(&self, report: &Report, hash: TokenHash, records: &[Record]) {
         let users = records.iter().map(|record| record.event.user_id);
@@ -149,14 +174,11 @@ impl Stats {
         Self::add(&counters.applied, report.applied);
         Self::add(&counters.duplicates, report.duplicates);
         Self::add(&counters.stale, report.stale);
-        for Rejected { reason, .. } in &report.rejected {
-            use shardlane_sql::RejectReason::{DifferentPayload, Illegal, TooEarly};
-            let counter = match reason {
-                Illegal { .. } => &counters.illegal,
-                TooEarly => &counters.too_early,
-                DifferentPayload => &counters.different_payload,
-            };
-            Self::add(counter, 1);
+        Self::add(&counters.parked, report.parked);
+        Self::add(&counters.released, report.released);
+        let parked = report.letters.iter().map(|letter| letter.reason);
+        for reason in report.rejected.iter().map(|it| it.reason).chain(parked) {
+            self.dead_letter(reason);
         }
         Self::add(&counters.batches, 1);
         counters.rows.fetch_add(report.rows, Ordering::Relaxed);

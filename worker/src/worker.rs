@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use shardlane_sql::{RetentionJob, Store};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::consumer::subscribe;
 use crate::dead_letter::DeadLetters;
@@ -15,12 +16,14 @@ use crate::poller::Poller;
 use crate::retention;
 use crate::settings::WorkerSettings;
 use crate::stats::Stats;
+use crate::sweep;
 
 /// A running worker. Dropped, it stops without waiting; [`Worker::stop`] waits.
 pub struct Worker {
     stats: Arc<Stats>,
     stop: Arc<AtomicBool>,
     failed: watch::Receiver<bool>,
+    sweep: AbortHandle,
     thread: Option<std::thread::JoinHandle<Result<(), WorkerError>>>,
     _retention: Option<RetentionJob>,
 }
@@ -48,6 +51,9 @@ impl Worker {
                 .await
                 .map_err(|_| WorkerError::Panicked)??
         };
+        let sweep = runtime
+            .spawn(sweep::run(Arc::clone(&shared)))
+            .abort_handle();
         let poller = Poller {
             consumer: Arc::new(consumer),
             shared,
@@ -68,6 +74,7 @@ impl Worker {
             stats,
             stop,
             failed,
+            sweep,
             thread: Some(thread),
             _retention: retention,
         })
@@ -104,6 +111,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
+        // Its transaction is rolled back, and the events of it wait on.
+        self.sweep.abort();
         self.stop.store(true, Ordering::Release);
     }
 }

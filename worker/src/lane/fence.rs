@@ -50,7 +50,9 @@ impl Lane {
                 Err(error) => match error.class() {
                     ErrorClass::Transient => Failure::Sql(error),
                     ErrorClass::Rerouted => return Ok(Fence::Rerouted(error)),
-                    _ => return Err(error.into()),
+                    ErrorClass::Data | ErrorClass::Fenced | ErrorClass::Permanent => {
+                        return Err(error.into());
+                    }
                 },
             };
             if !self.wait(&mut retry, &failure).await {

@@ -16,6 +16,7 @@ use crate::dead_letter::Reason;
 use crate::error::WorkerError;
 use crate::record::RawRecord;
 use crate::stats::Stats;
+use crate::sweep;
 
 /// How long a shard may refuse what the newest map gives it. A freeze is explained at once; this is a shard that is not
 /// what its map says, and somebody has to look.
@@ -149,7 +150,7 @@ impl Lane {
                             attempts,
                         },
                     );
-                    match self.publish_dead(&[letter]).await {
+                    match self.bury(target, &records[range.start], letter).await {
                         Ok(()) => Stats::add(&counters.malformed, 1),
                         Err(error) => {
                             if !self.wait(&mut retry, &error).await {
@@ -200,7 +201,9 @@ impl Lane {
         attempts: u32,
     ) -> Result<Report, Failure> {
         mutants::reached(Point::BeforeWrite).await;
-        let staged = self.shared.store.stage(target, records).await?;
+        let carried = |index: usize| sweep::carried(&raws[index]);
+        let store = &self.shared.store;
+        let staged = store.stage_carrying(target, records, &carried).await?;
         let letters: Vec<(&RawRecord, Reason)> = staged
             .report()
             .rejected
@@ -218,8 +221,26 @@ impl Lane {
             })
             .collect();
         self.publish_dead(&letters).await?;
+        sweep::publish(&self.shared, &staged.report().letters).await?;
         mutants::reached(Point::Written).await;
         Ok(staged.commit().await?)
+    }
+
+    /// Publishes a record that the database refuses, and counts it there.
+    async fn bury(
+        &self,
+        target: Target,
+        record: &Record,
+        letter: (&RawRecord, Reason),
+    ) -> Result<(), Failure> {
+        self.publish_dead(&[letter]).await?;
+        let staged = self
+            .shared
+            .store
+            .stage_dead(target, record.origin.as_slice())
+            .await?;
+        staged.commit().await?;
+        Ok(())
     }
 
     pub(super) async fn publish_dead(

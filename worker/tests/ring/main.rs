@@ -13,6 +13,7 @@ mod growth_limits;
 mod hot;
 mod map;
 mod once;
+mod parked;
 mod poison;
 mod reshard;
 mod retention;

@@ -146,7 +146,7 @@ fn print(step: Step, number: usize, steps: usize) {
 fn no_disorder(counts: &Counts) {
     let disorder = [
         counts.stale,
-        counts.too_early,
+        counts.parked,
         counts.illegal,
         counts.malformed,
     ];

@@ -126,7 +126,7 @@ async fn a_shard_that_is_down_stops_its_own_partitions_only() {
         (
             counts.stale,
             counts.malformed,
-            counts.too_early,
+            counts.parked,
             counts.illegal
         ),
         (0, 0, 0, 0),
