@@ -77,6 +77,28 @@ pub(super) async fn other_body(run: Run<'_>) -> anyhow::Result<Outcome> {
         .await
 }
 
+pub(super) async fn early(run: Run<'_>) -> anyhow::Result<Outcome> {
+    let mut stage = Stage::set(run, "early").await?;
+    let slow = std::time::Duration::from_millis(15);
+    stage.world.slow_down(&[0, 1], slow).await?;
+    stage.crew = stage.world.crew(2).await?;
+    let mixture = Mixture {
+        early: 250,
+        ..Mixture::USUAL
+    };
+    let door = stage.world.door().await?;
+    stage.send(&[door], mixture);
+    for _ in 0..run.sizes.strikes.div_ceil(2) {
+        stage.world.stop_in_flight(&stage.crew[0]).await?;
+        stage.kill(0).await?;
+        let next = stage.world.spawn(&[])?;
+        stage.crew.push(next);
+        stage.recover().await?;
+    }
+    let struck = "one in four came early, and its worker was killed within a transaction";
+    stage.end(Rules::default(), struck).await
+}
+
 pub(super) async fn poison(run: Run<'_>) -> anyhow::Result<Outcome> {
     let mut stage = Stage::set(run, "poison").await?;
     stage.world.shape.batch_rows_max = 5;

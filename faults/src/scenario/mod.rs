@@ -157,6 +157,7 @@ scenarios! {
     "dlq-missing", 2, false, kafka::dlq_missing, "the dead-letter topics are deleted for a while";
     "duplicates", 3, false, data::duplicates, "each event five times, shuffled, with a restart between";
     "other-body", 3, false, data::other_body, "known ids with other bodies";
+    "early", 3, false, data::early, "events before the one that they wait for, and a kill -9";
     "poison", 3, false, data::poison, "poison at the first, a middle and the last place of each batch";
     "hot-user", 1, false, data::hot_user, "one user has most of the events";
     "two-maps", 3, false, data::two_maps, "two producers with different maps";
