@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use shardlane_ingest::{IngestSettings, Mode, serve};
+use shardlane_ingest::{IngestSettings, Mode, Server};
 use shardlane_worker::{Publisher, TopicSet};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -76,11 +76,12 @@ impl IngestArgs {
                 _ = terminate.recv() => {}
             }
         };
+        let server = Server::bind(settings, mode).await?;
         eprintln!(
             "ingest: listening on http://{}; Ctrl-C stops it",
-            self.listen
+            server.address()
         );
-        serve(settings, mode, shutdown).await?;
+        server.run(shutdown).await?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct WorkerArgs {
     /// How old dead letters are replayed by `dlq replay`, from when their webhooks were accepted
     #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "2d")]
     replay_window: Duration,
-    /// Answer GET /livez, /stats and /hot here; /hot names users, so let only operators reach it
+    /// Answer GET /livez, /readyz, /metrics, /stats and /hot here; /hot names users, so let only operators reach it
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<SocketAddr>,
 }
@@ -76,7 +76,6 @@ impl WorkerArgs {
             eprintln!("worker: {note}");
         }
         let mut settings = WorkerSettings::new(self.kafka, self.group, topics, watch);
-        let map = partitions.document.map().clone();
         settings.batch_rows_max = self.batch_rows_max;
         settings.inbox_retention = self.inbox_retention.0.map(RetentionSettings::new);
         settings.replay_window = self.replay_window;
@@ -102,7 +101,7 @@ impl WorkerArgs {
             }
             eprintln!("worker: answers on http://{}", server.address());
             // Ends with the command.
-            tokio::spawn(server.run(Arc::clone(&stats), store, map));
+            tokio::spawn(server.run(worker.view()));
         }
         eprintln!("worker: running; Ctrl-C stops it");
         tokio::select! {

@@ -11,7 +11,8 @@
 //! - **Direct mode loses nothing either**: what is refused for good is a dead letter before it is answered.
 //! - **Every error is an RFC 9457 problem**, also those of the router, the limits and the deadline.
 //! - **Everything is bounded**: connections, headers, bodies, requests, probes, retries, the stop.
-//! - **No payload in a log**: spans carry ids, logs carry our errors; what a decoder quotes goes to its sender only.
+//! - **No payload in a log, and no user**: spans carry the user's token, logs carry our errors; what a decoder quotes goes to
+//!   its sender only.
 //! - Absent: signature verification (the start says so), rate limits, TLS; routing and SQL, which `shardlane-worker`
 //!   and `shardlane-sql` have.
 //!
@@ -20,6 +21,7 @@
 mod dead_letter;
 mod error;
 mod health;
+mod metrics;
 mod mode;
 mod parked;
 mod problem;
@@ -32,9 +34,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{get, post};
 use shardlane_domain::{PAYLOAD_BYTES_MAX, Source};
+use shardlane_worker::Probe;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
@@ -42,18 +45,21 @@ use tower_http::trace::TraceLayer;
 pub use dead_letter::replay;
 pub use error::IngestError;
 pub use mode::Mode;
-pub use problem::{PROBLEM_TYPE_PREFIX, RETRY_AFTER_SECONDS};
+pub use problem::RETRY_AFTER_SECONDS;
 pub use server::{Server, serve};
 pub use settings::IngestSettings;
+pub use shardlane_worker::PROBLEM_TYPE_PREFIX;
 
 /// Everything that the front door answers. The layers stand inside out: the last one sees a request first.
 pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
+    let metrics = Arc::new(metrics::Metrics::new(&mode));
     let door = Arc::new(webhook::Door {
         mode,
+        metrics: Arc::clone(&metrics),
         body_deadline: settings.body_deadline,
         // Half, so that the last try has time to end, and the answer names the reason.
         retry_budget: settings.request_deadline / 2,
-        probe: health::Probe::new(settings.probe_deadline),
+        probe: Probe::new(settings.probe_deadline),
         keep_undecodable: settings.keep_undecodable,
     });
     Router::new()
@@ -68,22 +74,32 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .with_state(door)
+        .route(
+            "/metrics",
+            get(metrics::answer).with_state(Arc::clone(&metrics)),
+        )
         .layer(RequestBodyLimitLayer::new(PAYLOAD_BYTES_MAX))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
             settings.request_deadline,
         ))
         .layer(map_response(problem::dress))
+        .layer(from_fn_with_state(metrics, metrics::measure))
         .layer(TraceLayer::new_for_http().make_span_with(span))
 }
 
 /// A query or a header could carry what is nobody's business in a log, so neither is here.
 fn span(request: &Request) -> tracing::Span {
-    tracing::info_span!(
+    let span = tracing::info_span!(
         "request",
+        otel.kind = "server",
         method = %request.method(),
         path = request.uri().path(),
-        user_id = tracing::field::Empty,
+        user_token = tracing::field::Empty,
         event_id = tracing::field::Empty,
-    )
+    );
+    if let Some(trace) = webhook::trace_of(request.headers()) {
+        trace.adopt(&span);
+    }
+    span
 }

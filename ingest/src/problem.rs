@@ -2,19 +2,18 @@
 
 use std::borrow::Cow;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use shardlane_domain::{DecodeError, PAYLOAD_BYTES_MAX};
 use shardlane_sql::RejectReason;
+use shardlane_worker::{PROBLEM_TYPE_PREFIX, ProblemDetails};
 
-/// What each problem's type begins with; the name after it never changes its meaning. The `problem_details` crate
-/// keeps a type as `http::Uri`, which cannot hold a URN.
-pub const PROBLEM_TYPE_PREFIX: &str = "urn:shardlane:problem:";
 /// When to try again after a 503.
 pub const RETRY_AFTER_SECONDS: u16 = 5;
 
-const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// The name of the problem that an answer tells, for whoever counts them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusal(pub(crate) &'static str);
 
 /// What can be wrong with a request, or with us.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,22 +38,13 @@ pub(crate) enum Problem {
         what: &'static str,
     },
     NotReady {
-        what: &'static str,
+        what: Cow<'static, str>,
     },
     Deadline,
     /// Ours, and somebody must look.
     Internal,
     /// Whatever else the HTTP library answers.
     Other(StatusCode),
-}
-
-/// The members of RFC 9457, section 3.1.
-#[derive(Serialize)]
-struct Body<'a> {
-    r#type: Cow<'a, str>,
-    title: &'a str,
-    status: u16,
-    detail: Cow<'a, str>,
 }
 
 impl Problem {
@@ -127,7 +117,7 @@ impl Problem {
                 S::SERVICE_UNAVAILABLE,
                 "not-ready",
                 "Not ready",
-                (*what).into(),
+                what.as_ref().into(),
             ),
             Problem::Deadline => (
                 S::SERVICE_UNAVAILABLE,
@@ -242,20 +232,20 @@ impl IntoResponse for Problem {
             Problem::Other(_) => Cow::Borrowed("about:blank"),
             _ => format!("{PROBLEM_TYPE_PREFIX}{name}").into(),
         };
-        let body = Body {
+        let details = ProblemDetails {
             r#type,
             title,
             status: status.as_u16(),
             detail,
+            failing: &[],
         };
-        let mut headers = HeaderMap::new();
+        let mut response = details.into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+            let seconds = RETRY_AFTER_SECONDS.into();
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
-        let mut response = (status, headers, axum::Json(body)).into_response();
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, CONTENT_TYPE);
+        let name = if name.is_empty() { "other" } else { name };
+        response.extensions_mut().insert(Refusal(name));
         response
     }
 }
@@ -264,7 +254,7 @@ impl IntoResponse for Problem {
 pub(crate) async fn dress(response: Response) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    if !is_error || response.headers().get(header::CONTENT_TYPE) == Some(&CONTENT_TYPE) {
+    if !is_error || response.extensions().get::<Refusal>().is_some() {
         return response;
     }
     let mut dressed = Problem::of(status).into_response();

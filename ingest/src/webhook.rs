@@ -1,7 +1,7 @@
 //! One webhook, from its bytes to its answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
@@ -11,17 +11,19 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 use shardlane_domain::{Event, Source};
-use shardlane_worker::accepted_now;
+use shardlane_router::{RouteKey, TokenHash};
+use shardlane_worker::{HEADER_TRACEPARENT, HEADER_TRACESTATE, Probe, TraceContext, accepted_now};
 use tokio::time::timeout;
 
 use crate::Mode;
 use crate::dead_letter;
-use crate::health::Probe;
+use crate::metrics::Metrics;
 use crate::problem::Problem;
 
 /// What all requests share.
 pub(crate) struct Door {
     pub(crate) mode: Mode,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) body_deadline: Duration,
     /// After this time a failed try is the last.
     pub(crate) retry_budget: Duration,
@@ -68,9 +70,34 @@ pub(crate) async fn take(
         }
     };
     tracing::Span::current()
-        .record("user_id", tracing::field::display(event.user_id))
+        .record("user_token", token_of(&event))
         .record("event_id", &event.event_id);
-    door.mode.take(event, &headers, door.retry_budget).await
+    let began = Instant::now();
+    let answer = door.mode.take(event, &headers, door.retry_budget).await;
+    door.metrics
+        .handed_over(&door.mode, began.elapsed(), answer.is_ok());
+    answer
+}
+
+/// The user as traces and logs may know it: `shardlane route USER` gives the same number, which does not lead back.
+fn token_of(event: &Event) -> u32 {
+    let key = RouteKey::Uuid(event.user_id);
+    TokenHash::Postgres.token(&key).value()
+}
+
+/// The trace to which the sender says that the request belongs: of one parent; states are one list, however many headers
+/// it came in.
+pub(crate) fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    let texts = |name| {
+        let values = headers.get_all(name).iter();
+        values
+            .map(|value| value.to_str().ok())
+            .collect::<Option<Vec<_>>>()
+    };
+    let [parent] = texts(HEADER_TRACEPARENT)?[..] else {
+        return None;
+    };
+    TraceContext::parse(parent, &texts(HEADER_TRACESTATE)?.join(","))
 }
 
 impl Answer {
@@ -81,6 +108,7 @@ impl Answer {
             Answer::Applied => "applied",
             Answer::Parked => "parked",
             Answer::Duplicate => "duplicate",
+            Answer::Parked => "parked",
             Answer::Stale => "stale",
         }
     }

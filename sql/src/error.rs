@@ -2,6 +2,7 @@
 
 use shardlane_citus::CitusError;
 use shardlane_router::{MapError, ShardId};
+use tokio_postgres::error::SqlState;
 
 use crate::identity::IdentityError;
 use crate::slots::NotASlotSet;
@@ -21,6 +22,14 @@ pub enum SqlError {
         /// How long was waited, in seconds.
         seconds: u64,
         /// What the last attempt to connect said.
+        last: Option<String>,
+    },
+    /// There is no connection, and an attempt to make one failed.
+    #[error("shard {shard} cannot be reached{}", .last.as_deref().map(|last| format!(": {last}")).unwrap_or_default())]
+    Unreachable {
+        /// The shard.
+        shard: ShardId,
+        /// What the attempt said, unless somebody else was told.
         last: Option<String>,
     },
     /// A row was written by somebody else between our read and our write; fold anew.
@@ -104,6 +113,7 @@ impl SqlError {
         match self {
             SqlError::Postgres(error) => class_of(error),
             SqlError::PoolTimeout { .. }
+            | SqlError::Unreachable { .. }
             | SqlError::Conflict { .. }
             | SqlError::SweptElsewhere { .. }
             | SqlError::Frozen => ErrorClass::Transient,
@@ -120,6 +130,24 @@ impl SqlError {
             | SqlError::UnknownValue { .. }
             | SqlError::Slots(_)
             | SqlError::Settings(_) => ErrorClass::Permanent,
+        }
+    }
+}
+
+impl SqlError {
+    /// Whether the database itself is away, for everybody: nobody answered, or it said that it takes nobody now.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            SqlError::PoolTimeout { .. } | SqlError::Unreachable { .. } => true,
+            SqlError::Postgres(error) => match error.code() {
+                // Connection, out of resources, operator intervention.
+                Some(state) => {
+                    ["08", "53", "57"].contains(&&state.code()[..2])
+                        && *state != SqlState::QUERY_CANCELED
+                }
+                None => error.is_closed() || is_io(error),
+            },
+            _ => false,
         }
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod audit;
 mod catalog;
+mod counting;
 mod dead_letters;
 mod digest;
 mod error;
@@ -53,10 +54,11 @@ pub use outbox::{Outbox, OutboxLag, OutboxRow, OutboxSession};
 pub use outcome::EventOutcome;
 pub use park::{Carried, Header, ParkLimits, ParkedLetter};
 pub use retention::{RetentionJob, RetentionSettings};
-pub use routes::{Routes, Target};
+pub use routes::{Routes, Target, Way};
+pub use session::PoolWaits;
 pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};
-pub use store::{Backend, Store, StoreOptions};
+pub use store::{Backend, ServerDown, Store, StoreOptions};
 pub use sweep::{KeepLetters, SweepError, SweepTiming, Swept, sweep_while};
 
 /// The business tables, each with a `user_id` in every unique key; the first names Citus's colocation group.

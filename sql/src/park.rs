@@ -1,6 +1,5 @@
 //! Events that wait in the database: how they are written down, and how they are read again.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -277,7 +276,7 @@ impl<'a> ParkedRows<'a> {
         self.received_at.push(event.received_at);
         self.parked_at.push(parked_at);
         self.deadline.push(deadline);
-        self.payload.push(RawJson(Cow::Borrowed(&event.payload)));
+        self.payload.push(RawJson(event.payload[..].into()));
     }
 
     pub(crate) fn params(&self) -> [&(dyn ToSql + Sync); 16] {

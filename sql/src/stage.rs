@@ -1,4 +1,4 @@
-//! A batch, and what one transaction makes of it. How the transaction does that is in `transaction.rs`.
+//! A batch, and what one transaction makes of it. How the transaction does that is in `transaction/mod.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -10,14 +10,15 @@ use shardlane_router::{Epoch, ShardId, ShardMap, SlotMap};
 use tokio::task::AbortHandle;
 use tokio_postgres::Config;
 use tokio_postgres::error::{DbError, SqlState};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::follow::Source;
 use crate::outbox::Outbox;
 use crate::park::{Carried, ParkLimits};
 use crate::queue::{Drain, Rules};
-use crate::routes::{Lane, Routes, Target};
-use crate::session::Pool;
+use crate::routes::{Lane, Routes, Target, Way};
+use crate::session::PoolWaits;
 use crate::stage::{Origin, Record, Staged, stage};
 use crate::transaction::Work;
 use crate::{CitusPath, ErrorClass, SqlError, identity};
@@ -69,6 +70,17 @@ impl Default for StoreOptions {
             park: ParkLimits::default(),
         }
     }
+}
+
+/// A server that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerDown {
+    /// The shards on it.
+    pub shards: Vec<ShardId>,
+    /// host:port/name of its database.
+    pub server: String,
+    /// Why not.
+    pub error: String,
 }
 
 /// A layout's routing and pools. Clones share them.
@@ -209,7 +221,9 @@ impl Store {
             };
             stage(session, work).await
         };
-        staged.await.map_err(|error| self.explain(error, target))
+        let span = tracing::info_span!("stage", shard = %target.shard, records = records.len());
+        let staged = staged.instrument(span).await;
+        staged.map_err(|error| self.explain(error, target))
     }
 
     /// How far `target` has applied a partition of a topic: the next offset, or `None` if it never saw it since it
@@ -266,21 +280,46 @@ impl Store {
         Ok(fences)
     }
 
-    /// Asks each server whether it is there.
+    /// Asks each server whether it is there, all at once. Back come those that do not say so within `deadline`.
     ///
-    /// # Errors
-    /// The first server's that is not.
-    pub async fn ping(&self) -> Result<(), SqlError> {
+    /// It takes a connection of the pool, so a server whose connections are all in use for longer than that counts too.
+    pub async fn servers_down(&self, deadline: Duration) -> Vec<ServerDown> {
         let routes = self.routes();
-        let mut asked: Vec<&Arc<Pool>> = Vec::new();
-        for lane in routes.lanes() {
-            if !asked.iter().any(|pool| Arc::ptr_eq(pool, &lane.pool)) {
-                asked.push(&lane.pool);
-                let session = lane.pool.get(lane.target.shard).await?;
-                session.client.batch_execute("").await?;
-            }
-        }
-        Ok(())
+        let asks = routes
+            .servers()
+            .into_iter()
+            .map(|(pool, shards)| async move {
+                let answer = tokio::time::timeout(deadline, pool.ping(shards[0])).await;
+                let error = match answer {
+                    Ok(Ok(())) => return None,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => format!("no answer within {deadline:?}"),
+                };
+                Some(ServerDown {
+                    shards,
+                    server: pool.server().to_owned(),
+                    error,
+                })
+            });
+        let answers = futures_util::future::join_all(asks).await;
+        answers.into_iter().flatten().collect()
+    }
+
+    /// How each pool is used, and how long its users have waited for a connection.
+    #[must_use]
+    pub fn pool_waits(&self) -> Vec<PoolWaits> {
+        let routes = self.routes();
+        let servers = routes.servers().into_iter();
+        servers
+            .map(|(pool, shards)| pool.waits(shards[0]))
+            .collect()
+    }
+
+    /// Where a batch for `target` went that was routed by `sent`, as is known now. A move that nobody here has heard of
+    /// yet is not: a map is at most [`StoreOptions::poll_interval`] old.
+    #[must_use]
+    pub fn way(&self, sent: &Routes, target: Target) -> Way {
+        sent.way(target, &self.shared.routes.load())
     }
 
     /// Where rows wait to be published: each database, or Citus's coordinator, which sees those of all nodes.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::RngExt as _;
+use shardlane_domain::Source;
 use uuid::Uuid;
 
 use crate::fold::RejectReason;
@@ -27,7 +28,7 @@ pub struct Swept {
     /// Events that are rows now.
     pub released: usize,
     /// Why events are dead letters now.
-    pub expired: Vec<RejectReason>,
+    pub expired: Vec<(Source, RejectReason)>,
 }
 
 /// Who takes the dead letters of a sweep.
@@ -111,7 +112,10 @@ impl Store {
                 let report = staged.commit().await?;
                 moved += report.released + report.letters.len();
                 total.released += report.released;
-                let expired = report.letters.iter().map(|letter| letter.reason);
+                let expired = report
+                    .letters
+                    .iter()
+                    .map(|letter| (letter.event.source, letter.reason));
                 total.expired.extend(expired);
             }
             if moved == 0 {

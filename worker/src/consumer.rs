@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, Statistics, TopicPartitionList};
 use shardlane_sql::mutants::{self, Mutant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::error::WorkerError;
+use crate::lag::{Lags, STATISTICS_INTERVAL_MS};
+use crate::lane::Shared;
 use crate::record::RawRecord;
-use crate::settings::WorkerSettings;
 use crate::topics::verify_topics;
 
 /// How long a lane that was broken off may take to notice.
@@ -45,6 +46,7 @@ pub(crate) struct Lanes {
 /// The lanes are shared with the rebalance callback, which runs inside the poll of the same thread.
 pub(crate) struct Context {
     lanes: Mutex<Lanes>,
+    lags: Arc<Lags>,
     drain_max: Duration,
 }
 
@@ -105,7 +107,11 @@ fn ended_within(tasks: &[JoinHandle<()>], max: Duration) -> bool {
     true
 }
 
-impl ClientContext for Context {}
+impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        self.lags.observe(&statistics);
+    }
+}
 
 impl ConsumerContext for Context {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
@@ -145,9 +151,11 @@ impl ConsumerContext for Context {
     }
 }
 
-pub(crate) fn subscribe(settings: &WorkerSettings) -> Result<BaseConsumer<Context>, WorkerError> {
+pub(crate) fn subscribe(shared: &Shared) -> Result<BaseConsumer<Context>, WorkerError> {
+    let settings = &shared.settings;
     let context = Context {
         lanes: Mutex::default(),
+        lags: Arc::clone(&shared.stats.lags),
         drain_max: settings.drain_max,
     };
     let consumer: BaseConsumer<Context> = ClientConfig::new()
@@ -171,6 +179,7 @@ pub(crate) fn subscribe(settings: &WorkerSettings) -> Result<BaseConsumer<Contex
         // Once the queue was full, librdkafka waits a whole second by default before it fetches again.
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.wait.max.ms", "50")
+        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS)
         .create_with_context(context)?;
     let topics = settings.topics.webhooks();
     verify_topics(

@@ -17,8 +17,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let counters = &shared.stats.counters;
     sweep_while(&shared.store, shared.settings.sweep, &*shared, |swept| {
         Stats::add(&counters.released, swept.released);
-        for reason in &swept.expired {
-            shared.stats.dead_letter(*reason);
+        for (source, reason) in &swept.expired {
+            shared.stats.dead_letter(*source, *reason);
         }
     })
     .await;

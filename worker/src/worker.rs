@@ -18,9 +18,15 @@ use crate::settings::WorkerSettings;
 use crate::stats::Stats;
 use crate::sweep;
 
+/// What there is to know about a worker, for [`StatsServer`](crate::StatsServer). It outlives it.
+#[derive(Clone)]
+pub struct WorkerView {
+    pub(crate) shared: Arc<Shared>,
+}
+
 /// A running worker. Dropped, it stops without waiting; [`Worker::stop`] waits.
 pub struct Worker {
-    stats: Arc<Stats>,
+    shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     failed: watch::Receiver<bool>,
     sweep: AbortHandle,
@@ -41,13 +47,13 @@ impl Worker {
         let (failing, failed) = watch::channel(false);
         let shared = Arc::new(Shared {
             dead_letters: DeadLetters::new(&settings.bootstrap)?,
-            stats: Arc::clone(&stats),
+            stats,
             store,
             settings,
         });
         let consumer = {
             let shared = Arc::clone(&shared);
-            tokio::task::spawn_blocking(move || subscribe(&shared.settings))
+            tokio::task::spawn_blocking(move || subscribe(&shared))
                 .await
                 .map_err(|_| WorkerError::Panicked)??
         };
@@ -56,7 +62,7 @@ impl Worker {
             .abort_handle();
         let poller = Poller {
             consumer: Arc::new(consumer),
-            shared,
+            shared: Arc::clone(&shared),
             runtime,
             stop: Arc::clone(&stop),
             error: Arc::default(),
@@ -71,7 +77,7 @@ impl Worker {
             })
             .map_err(|_| WorkerError::Panicked)?;
         Ok(Worker {
-            stats,
+            shared,
             stop,
             failed,
             sweep,
@@ -82,7 +88,14 @@ impl Worker {
 
     /// Its counters, which outlive it.
     pub fn stats(&self) -> Arc<Stats> {
-        Arc::clone(&self.stats)
+        Arc::clone(&self.shared.stats)
+    }
+
+    /// For a server that answers about it.
+    pub fn view(&self) -> WorkerView {
+        WorkerView {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Returns when the worker has ended by itself, which it only does for an error: [`Worker::stop`] gives it.

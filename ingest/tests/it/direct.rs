@@ -173,9 +173,9 @@ async fn an_early_event_waits_and_is_applied_with_the_one_that_it_needs() {
     assert_eq!(world.rows(user).await, (4, 4, 4));
 }
 
-/// What would be a dead letter waits on, and holds up neither the request nor what is there.
+/// It was answered with 202, so nobody hears of it but the table.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_waited_and_is_illegal_does_not_vanish() {
+async fn an_event_that_waited_and_is_illegal_is_a_dead_letter() {
     let Some(world) = World::new().await else {
         return;
     };
@@ -188,9 +188,15 @@ async fn an_event_that_waited_and_is_illegal_does_not_vanish() {
         .order(user, "e-1", "created", 10)
         .await
         .is(200, &json!({"status": "applied"}));
+    assert_eq!(world.status_of(user).await, ("success".into(), 2));
+    let sql = "select class, payload = convert_to($2, 'UTF8') from dead_letters where user_id = $1";
+    let illegal = order(user, "e-3", "failed", 20);
+    let row = world.client.query_one(sql, &[&user, &illegal]).await;
+    let row = row.unwrap();
+    assert_eq!((row.get(0), row.get(1)), ("illegal", true));
     let sql = "select count(*) from parked where user_id = $1";
     let row = world.client.query_one(sql, &[&user]).await.unwrap();
-    assert_eq!(row.get::<_, i64>(0), 2);
+    assert_eq!(row.get::<_, i64>(0), 0);
 }
 
 /// The process that serves direct mode sweeps.

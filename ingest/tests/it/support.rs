@@ -1,6 +1,6 @@
 //! Requests to send, and brokers to stand on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -10,7 +10,7 @@ use rdkafka::producer::DefaultProducerContext;
 use serde_json::{Value, json};
 use shardlane_ingest::{IngestSettings, Mode, PROBLEM_TYPE_PREFIX, RETRY_AFTER_SECONDS, router};
 use shardlane_sql::testing::{TEST_PARTITIONS, test_map};
-use shardlane_worker::{Publisher, TopicSet};
+use shardlane_worker::{Publisher, TopicError, TopicSet};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -157,5 +157,13 @@ impl FakeBroker {
 
 pub(crate) fn publisher(bootstrap: &str, prefix: &str, timeout: Duration) -> Mode {
     let topics = TopicSet::with_prefix(prefix);
-    Mode::Kafka(Publisher::connect(bootstrap, topics, test_map().into(), timeout).unwrap())
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        match Publisher::connect(bootstrap, topics.clone(), test_map().into(), timeout) {
+            Ok(publisher) => return Mode::Kafka(publisher),
+            // Made by the controller; the broker that is asked next may not have heard of them yet.
+            Err(TopicError::Missing(_)) if Instant::now() < until => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
 }

@@ -41,7 +41,7 @@ impl Lane {
         fences: &mut Fences,
         patience: Option<Duration>,
     ) -> Result<Option<Batch>, WorkerError> {
-        let (settings, counters) = (&self.shared.settings, &self.shared.stats.counters);
+        let (settings, counters) = (&self.shared.settings, self.counters());
         let mut batch = Batch::default();
         let mut bytes = 0;
         let mut deadline = patience.map(|patience| tokio::time::Instant::now() + patience);
@@ -93,7 +93,7 @@ impl Lane {
         &self,
         batch: Vec<RawRecord>,
     ) -> Result<Option<Vec<Pair>>, WorkerError> {
-        let (map, counters) = (&self.shared.settings.map, &self.shared.stats.counters);
+        let (map, counters) = (&self.shared.settings.map, self.counters());
         let mut events = Vec::with_capacity(batch.len());
         let mut malformed = Vec::new();
         let mut misrouted = 0;

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use shardlane_router::TokenHash;
 use shardlane_sql::mutants::{self, Mutant, Point};
 use shardlane_sql::{ErrorClass, Record, Report, Routes, SqlError, Target};
+use tracing::Instrument as _;
 
 use super::batch::is_covered;
 use super::fence::Fence;
@@ -53,12 +53,12 @@ impl Lane {
             let hold_back = routes.hold_back(events.iter().map(|(record, _)| record.event.user_id));
             let grouped = group(&routes, events, fences);
             let mut rest = grouped.frozen;
-            Stats::add(&counters.fenced, grouped.covered);
+            Stats::add(&self.counters().fenced, grouped.covered);
             let ends = try_join_all(
                 grouped
                     .groups
                     .into_iter()
-                    .map(|(target, group)| self.apply_group(target, group)),
+                    .map(|(target, group)| self.apply_group(&routes, target, group)),
             );
             let mut refusal = None;
             for end in ends.await? {
@@ -102,7 +102,12 @@ impl Lane {
 
     /// Applies one target's records, in order: waits out what passes, halves a batch that fails on data until the
     /// guilty record stands alone, drops what another worker has applied.
-    async fn apply_group(&self, target: Target, group: Vec<Pair>) -> Result<GroupEnd, WorkerError> {
+    async fn apply_group(
+        &self,
+        routes: &Routes,
+        target: Target,
+        group: Vec<Pair>,
+    ) -> Result<GroupEnd, WorkerError> {
         let next = group.last().map_or(0, |(_, raw)| raw.offset + 1);
         let (mut records, mut raws): (Vec<Record>, Vec<RawRecord>) = group.into_iter().unzip();
         let counters = &self.shared.stats.counters;
@@ -115,7 +120,8 @@ impl Lane {
             let (part, raw_part) = (&records[range.clone()], &raws[range.clone()]);
             let error = match self.apply(target, part, raw_part, attempts).await {
                 Ok(report) => {
-                    self.shared.stats.batch(&report, TokenHash::Postgres, part);
+                    let way = self.shared.store.way(routes, target);
+                    self.shared.stats.batch(self.source, way, &report, part);
                     retry = self.retry();
                     attempts = 1;
                     continue;
@@ -151,7 +157,7 @@ impl Lane {
                         },
                     );
                     match self.bury(target, &records[range.start], letter).await {
-                        Ok(()) => Stats::add(&counters.malformed, 1),
+                        Ok(()) => Stats::add(&self.counters().malformed, 1),
                         Err(error) => {
                             if !self.wait(&mut retry, &error).await {
                                 return Ok(GroupEnd::Closed);
@@ -166,7 +172,7 @@ impl Lane {
                         Fence::At(fence) => {
                             let covered =
                                 raws[range.clone()].partition_point(|raw| raw.offset < fence);
-                            Stats::add(&counters.fenced, covered);
+                            Stats::add(&self.counters().fenced, covered);
                             if range.start + covered < range.end {
                                 work.push(range.start + covered..range.end);
                             }
@@ -223,7 +229,9 @@ impl Lane {
         self.publish_dead(&letters).await?;
         sweep::publish(&self.shared, &staged.report().letters).await?;
         mutants::reached(Point::Written).await;
-        Ok(staged.commit().await?)
+        let shard = target.shard();
+        let span = tracing::info_span!("commit", %shard);
+        Ok(staged.commit().instrument(span).await?)
     }
 
     /// Publishes a record that the database refuses, and counts it there.

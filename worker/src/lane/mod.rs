@@ -19,6 +19,7 @@ use shardlane_router::Epoch;
 use shardlane_sql::mutants::{self, Mutant};
 use shardlane_sql::{Record, Store, Target};
 use tokio::sync::mpsc;
+use tracing::{Instrument as _, Span};
 
 use self::batch::Batch;
 pub(crate) use self::batch::CHUNK_ROWS_MAX;
@@ -27,7 +28,8 @@ use crate::dead_letter::DeadLetters;
 use crate::error::WorkerError;
 use crate::record::RawRecord;
 use crate::settings::WorkerSettings;
-use crate::stats::Stats;
+use crate::stats::{Stats, TopicCounters};
+use crate::trace;
 
 /// How often a lane looks whether its frozen slots have thawed.
 const FROZEN_POLL: Duration = Duration::from_millis(20);
@@ -94,6 +96,7 @@ impl Lane {
         // stays at the oldest of these.
         let mut frozen: Vec<Pair> = Vec::new();
         let mut deferred = Deferred::new(Arc::clone(&self.shared.stats));
+        let lag = self.shared.stats.lags.of_lane(&self.topic, self.partition);
         let (mut next, mut seen) = (None, Epoch(0));
         loop {
             let patience = (!frozen.is_empty()).then_some(FROZEN_POLL);
@@ -116,8 +119,14 @@ impl Lane {
                 continue;
             }
             seen = epoch;
+            let accepted = |record: &RawRecord| record.received_at;
+            let waiting = frozen.first().map(|(_, raw)| raw);
+            lag.begins(waiting.or(batch.records.first()).map(accepted));
+            let last = batch.records.last().map(accepted);
             let taken = batch.records.len() + frozen.len();
-            let Some(events) = self.decode(batch.records).await? else {
+            let span = self.span(&batch.records);
+            let decoded = self.decode(batch.records).instrument(span.clone());
+            let Some(events) = decoded.await? else {
                 break;
             };
             frozen.extend(events);
@@ -126,7 +135,8 @@ impl Lane {
             {
                 self.commit_offset(next, CommitMode::Sync)?;
             }
-            let Some(waiting) = self.process(frozen, &mut fences).await? else {
+            let processed = self.process(frozen, &mut fences).instrument(span);
+            let Some(waiting) = processed.await? else {
                 break;
             };
             frozen = waiting;
@@ -136,9 +146,31 @@ impl Lane {
                 // Asynchronous: a commit that is lost costs a replay, which the fence recognises.
                 self.commit_offset(done, CommitMode::Async)?;
             }
-            Stats::add(&self.shared.stats.counters.done, taken - frozen.len());
+            let left = frozen.first().map(|(_, raw)| accepted(raw));
+            lag.ended(oldest.or(next), last, left);
+            Stats::add(&self.counters().done, taken - frozen.len());
         }
         Ok(())
+    }
+
+    /// A batch's span, tied to the traces of its records.
+    fn span(&self, records: &[RawRecord]) -> Span {
+        let span = tracing::info_span!(
+            "batch",
+            otel.kind = "consumer",
+            topic = %self.topic,
+            partition = self.partition,
+            first_offset = records.first().map(|record| record.offset),
+            last_offset = records.last().map(|record| record.offset),
+            records = records.len(),
+        );
+        trace::tie(&span, records);
+        span
+    }
+
+    /// Those of the lane's topic.
+    fn counters(&self) -> &TopicCounters {
+        self.shared.stats.topic(self.source)
     }
 
     fn commit_offset(&self, next: i64, mode: CommitMode) -> Result<(), KafkaError> {

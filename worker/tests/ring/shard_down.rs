@@ -1,5 +1,6 @@
 //! A shard that is down stops its own partitions only.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use shardlane_domain::Source;
 use shardlane_local::{Postgres, PostgresOptions, create_database, require};
 use shardlane_router::PartitionId;
 use shardlane_sql::{Backend, Detail, Layout, Store, StoreOptions, migrate};
-use shardlane_worker::Worker;
+use shardlane_worker::{Lag, StatsServer, Worker};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -22,6 +23,24 @@ async fn orders(url: &str) -> i64 {
         .await
         .unwrap()
         .get(0)
+}
+
+/// What `/readyz` answers.
+async fn readiness(address: SocketAddr) -> (u16, serde_json::Value) {
+    let ask = move || {
+        let asked = ureq::get(format!("http://{address}/readyz"))
+            .config()
+            .http_status_as_error(false)
+            .build()
+            .call();
+        let mut answer = asked.unwrap();
+        let body = answer.body_mut().read_to_string().unwrap();
+        (
+            answer.status().as_u16(),
+            serde_json::from_str(&body).unwrap(),
+        )
+    };
+    tokio::task::spawn_blocking(ask).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,6 +83,12 @@ async fn a_shard_that_is_down_stops_its_own_partitions_only() {
     settings.batch_rows_max = 5;
     let worker = Worker::start(settings.clone(), store).await.unwrap();
     let stats = worker.stats();
+    let server = StatsServer::bind("127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    let address = server.address();
+    let serving = tokio::spawn(server.run(worker.view()));
+    assert_eq!(readiness(address).await.0, 200);
 
     let users: Vec<Uuid> = (0..100).map(user).collect();
     let of = |shard: usize| {
@@ -110,6 +135,41 @@ async fn a_shard_that_is_down_stops_its_own_partitions_only() {
     })
     .await;
     assert_eq!(counts.done, (100 + 2 * up) as u64, "{counts:?}");
+    let (status, problem) = readiness(address).await;
+    let shard = ring.map.shards()[1];
+    assert_eq!(status, 503, "{problem}");
+    assert_eq!(problem["type"], "urn:shardlane:problem:not-ready");
+    assert_eq!(
+        problem["failing"],
+        serde_json::json!([format!("shard {shard}")])
+    );
+    let port = servers[1].port().to_string();
+    assert!(
+        problem["detail"].as_str().unwrap().contains(&port),
+        "{problem}"
+    );
+    // What is behind is what the shard that is down should have; the events were accepted some time ago.
+    let partitions = ring.map.partitions_of(shard);
+    until("the lag is seen", async || {
+        let lags = stats.lags();
+        let behind = lags.iter().filter(|lag| lag.records > Some(0));
+        let held_up = |lag: &&Lag| partitions.contains(&PartitionId(lag.partition));
+        let (records, foreign) = behind.clone().fold((0, 0), |(own, foreign), lag| {
+            let records = lag.records.unwrap_or(0);
+            if held_up(&lag) {
+                (own + records, foreign)
+            } else {
+                (own, foreign + records)
+            }
+        });
+        let old = behind.filter(|lag| lag.seconds > Some(0.0)).count();
+        if records == 2 * down as u64 && foreign == 0 && old > 0 {
+            Ok(())
+        } else {
+            Err(format!("{lags:?}"))
+        }
+    })
+    .await;
     let committed = ring.offsets(&settings);
     for partition in ring.map.partitions_of(ring.map.shards()[1]) {
         let key = (Source::Orders, partition.0);
@@ -119,6 +179,8 @@ async fn a_shard_that_is_down_stops_its_own_partitions_only() {
 
     servers[1].restart().await.unwrap();
     let counts = until_counts(&stats, "the shard is back", |counts| counts.done == 300).await;
+    assert_eq!(readiness(address).await.0, 200);
+    serving.abort();
     round("o4", "success", 4).await;
     until_counts(&stats, "business as usual", |counts| counts.done == 400).await;
     worker.stop().await.unwrap();
