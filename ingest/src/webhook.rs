@@ -108,7 +108,6 @@ impl Answer {
             Answer::Applied => "applied",
             Answer::Parked => "parked",
             Answer::Duplicate => "duplicate",
-            Answer::Parked => "parked",
             Answer::Stale => "stale",
         }
     }
