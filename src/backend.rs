@@ -131,16 +131,6 @@ impl MapArgs {
     }
 }
 
-impl Default for ParkArgs {
-    /// As the arguments' defaults.
-    fn default() -> Self {
-        ParkArgs {
-            park_max: 600,
-            park_rows_max: 1_000,
-        }
-    }
-}
-
 impl BackendArgs {
     /// How many manual shards there are: 1 where the layout has none.
     pub(crate) fn shards(&self) -> usize {

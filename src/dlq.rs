@@ -14,7 +14,7 @@ use shardlane_sql::{ParkLimits, Store};
 use shardlane_worker::{DeadLetterLog, Publisher, TopicSet};
 use uuid::Uuid;
 
-use crate::backend::{BackendArgs, MapArgs, ParkArgs, parse_span};
+use crate::backend::{BackendArgs, MapArgs, parse_span};
 
 /// List, show and replay what was accepted and could not be applied
 ///

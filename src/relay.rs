@@ -8,7 +8,7 @@ use shardlane_sql::ParkLimits;
 use shardlane_worker::{Relay, RelaySettings, TopicSet};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::{BackendArgs, MapArgs, ParkArgs};
+use crate::backend::{BackendArgs, MapArgs};
 
 /// Publish what the shards' outboxes hold; workers do it too, unless they have --no-relay
 ///

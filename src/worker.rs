@@ -13,6 +13,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::backend::{BackendArgs, MapArgs, ParkArgs, parse_span};
 use crate::topics::alignment_note;
 
+const MIB: usize = 1024 * 1024;
+
 /// Take webhooks from Kafka to the shards
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
@@ -44,6 +46,22 @@ pub(crate) struct WorkerArgs {
     /// How old dead letters are replayed by `dlq replay`, from when their webhooks were accepted
     #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "2d")]
     replay_window: Duration,
+    /// A name that this worker has after each restart, and no other worker of the group: then a restart within the session
+    /// timeout moves no partition
+    #[arg(long, env = "SHARDLANE_GROUP_INSTANCE_ID", value_name = "NAME")]
+    group_instance_id: Option<String>,
+    /// Seconds after which a silent worker's partitions go to others; brokers want 6 to 1800
+    #[arg(long, default_value_t = 45, value_parser = clap::value_parser!(u64).range(1..))]
+    session_timeout_seconds: u64,
+    /// MiB of records that are taken from Kafka and not done, over all partitions
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    in_flight_mib_max: u16,
+    /// MiB that the Kafka client may fetch ahead, over all topics
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    fetch_ahead_mib_max: u16,
+    /// Seconds for which a partition may give nothing though its log goes on, before its consumer is made anew
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    stall_seconds_max: u64,
     /// Answer GET /livez, /readyz, /metrics, /stats and /hot here; /hot names users, so let only operators reach it
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<SocketAddr>,
@@ -79,6 +97,11 @@ impl WorkerArgs {
         settings.batch_rows_max = self.batch_rows_max;
         settings.inbox_retention = self.inbox_retention.0.map(RetentionSettings::new);
         settings.replay_window = self.replay_window;
+        settings.group_instance_id = self.group_instance_id;
+        settings.session_timeout = Duration::from_secs(self.session_timeout_seconds);
+        settings.in_flight_bytes_max = usize::from(self.in_flight_mib_max) * MIB;
+        settings.fetch_ahead_bytes_max = usize::from(self.fetch_ahead_mib_max) * MIB;
+        settings.stall_max = Duration::from_secs(self.stall_seconds_max);
         let (mut interrupt, mut terminate) = (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,

@@ -185,8 +185,15 @@ fn docs_and_servers_name_the_same_metrics() {
         &["migrate", "--layout", "single", &url][..],
         &["topics", "create", "--kafka", &bootstrap],
     ] {
-        let done = shardlane(arguments).output().unwrap();
-        assert!(done.status.success(), "{done:?}");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let done = shardlane(arguments).output().unwrap();
+            if done.status.success() {
+                break;
+            }
+            // A broker that has just started may not have heard of a topic that it has made.
+            assert!(Instant::now() < deadline, "{done:?}");
+        }
     }
     let port = ["--listen", "127.0.0.1:0"];
     let database = ["--database", &*url];

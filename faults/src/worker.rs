@@ -73,6 +73,7 @@ impl WorkerArgs {
         let mut settings = WorkerSettings::new(self.kafka, self.group, topics, map);
         settings.batch_rows_max = self.batch_rows_max;
         settings.batch_linger = Duration::from_millis(self.linger_ms);
+        settings.session_timeout = Duration::from_secs(6);
         settings.retry_delay_max = Duration::from_millis(500);
         let mut terminate = signal(SignalKind::terminate())?;
         let relaying = RelaySettings::new(

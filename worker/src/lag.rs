@@ -18,7 +18,8 @@ pub struct Lag {
     pub topic: Arc<str>,
     /// The Kafka partition.
     pub partition: i32,
-    /// Records in the log that are not done; `None` until librdkafka has said where the log ends.
+    /// Records in the log that are not done; `None` until librdkafka has said where the log ends. While the partition is
+    /// paused it hears of no new end, so then there are so many at least.
     pub records: Option<u64>,
     /// How long ago the front door took the oldest record that is not done; where that one has not been fetched yet, the
     /// last one that is done. `None` where neither is known.

@@ -13,11 +13,13 @@
 //! No SQL here, and no routing table: `shardlane-sql` and `shardlane-router` have those.
 
 mod audit;
+mod breaker;
 mod consumer;
 mod dead_letter;
 mod dlq;
 mod drain;
 mod error;
+mod flow;
 mod growth;
 mod hot;
 mod lag;
@@ -40,6 +42,7 @@ mod sweep;
 mod topic_error;
 mod topics;
 mod trace;
+mod watchdog;
 mod worker;
 
 pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};

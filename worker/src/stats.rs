@@ -1,5 +1,6 @@
 //! What a worker did, for whoever asks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -9,6 +10,8 @@ use shardlane_domain::Source;
 use shardlane_router::TokenHash;
 use shardlane_sql::{Record, RejectReason, Report, Way};
 
+use crate::consumer::Key;
+use crate::flow::InFlight;
 use crate::hot::{Hot, HotKeys};
 use crate::lag::{Lag, Lags};
 
@@ -105,6 +108,16 @@ counters!(
     inbox_removed,
     /// Statements that did it.
     inbox_visits,
+    /// Offset commits that the broker refused, a partition.
+    commit_failures,
+    /// Offset commits that were repeated because they were refused or never answered, a partition.
+    commit_repeats,
+    /// Times that partitions were given to this worker or taken from it.
+    rebalances,
+    /// Consumers that were made anew because a partition stood still.
+    rebuilds,
+    /// Times that a shard was found to be away.
+    outages,
 );
 
 impl Counts {
@@ -123,6 +136,8 @@ pub struct Stats {
     hot: Hot,
     batches: Mutex<Batches>,
     first_record: OnceLock<Instant>,
+    in_flight: Arc<InFlight>,
+    assigned: Mutex<BTreeSet<Key>>,
 }
 
 /// Batches that have committed.
@@ -139,7 +154,7 @@ fn histogram(max: u64) -> Histogram<u64> {
 }
 
 impl Stats {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(in_flight: Arc<InFlight>) -> Self {
         Stats {
             counters: Counters::default(),
             topics: Default::default(),
@@ -151,6 +166,8 @@ impl Stats {
                 rows: histogram(1_000_000),
             }),
             first_record: OnceLock::new(),
+            in_flight,
+            assigned: Mutex::default(),
         }
     }
 
@@ -171,6 +188,39 @@ impl Stats {
     /// How far the worker is behind each partition that it has.
     pub fn lags(&self) -> Vec<Lag> {
         self.lags.read()
+    }
+
+    /// The bytes of records that were taken from Kafka and are not done: now, and at most so far.
+    pub fn in_flight_bytes(&self) -> (usize, usize) {
+        self.in_flight.bytes()
+    }
+
+    /// The partitions that the group gave to this worker, by topic.
+    pub fn assignment(&self) -> BTreeMap<String, Vec<i32>> {
+        let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        for (topic, partition) in &*self.assigned_mut() {
+            topics
+                .entry(topic.to_string())
+                .or_default()
+                .push(*partition);
+        }
+        topics
+    }
+
+    fn assigned_mut(&self) -> std::sync::MutexGuard<'_, BTreeSet<Key>> {
+        self.assigned
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn assigned(&self, new: &BTreeSet<Key>) {
+        Self::add(&self.counters.rebalances, usize::from(!new.is_empty()));
+        self.assigned_mut().extend(new.iter().cloned());
+    }
+
+    pub(crate) fn revoked(&self, gone: &BTreeSet<Key>) {
+        Self::add(&self.counters.rebalances, usize::from(!gone.is_empty()));
+        self.assigned_mut().retain(|key| !gone.contains(key));
     }
 
     /// The busiest slots and users since the worker started.

@@ -1,6 +1,7 @@
 //! A worker over HTTP: `/livez`, `/readyz`, `/metrics`, `/stats` and `/hot`. Off unless it is asked for; it has no
 //! credentials, so only operators should reach it: `/hot` names users.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use shardlane_domain::Source;
 use shardlane_router::{PartitionId, RouteKey, ShardId, Slot};
-use shardlane_sql::{Routes, ServerDown};
+use shardlane_sql::{PoolWaits, Routes, ServerDown};
 use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
@@ -99,6 +100,21 @@ struct StatsAnswer {
     batch_p99_us: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     relay: Option<RelayCounts>,
+    in_flight_bytes: usize,
+    in_flight_bytes_peak: usize,
+    /// By topic.
+    assignment: BTreeMap<String, Vec<i32>>,
+    pools: Vec<PoolAnswer>,
+}
+
+/// A shard's pool of connections.
+#[derive(Debug, Clone, Serialize)]
+struct PoolAnswer {
+    shard: ShardId,
+    connections: u32,
+    waited: u64,
+    timed_out: u64,
+    wait_ms: u128,
 }
 
 #[derive(Serialize)]
@@ -258,11 +274,29 @@ async fn broker_down(
 async fn stats_answer(State(view): State<Arc<View>>) -> Json<StatsAnswer> {
     let stats = &view.shared.stats;
     let latency = stats.batch_latency_us();
+    let (in_flight_bytes, in_flight_bytes_peak) = stats.in_flight_bytes();
+    let pool = |waits: PoolWaits| PoolAnswer {
+        shard: waits.shard,
+        connections: waits.connections,
+        waited: waits.waited,
+        timed_out: waits.timed_out,
+        wait_ms: waits.wait.as_millis(),
+    };
     Json(StatsAnswer {
         counts: stats.counts(),
         batch_p50_us: latency.value_at_quantile(0.5),
         batch_p99_us: latency.value_at_quantile(0.99),
         relay: view.relay.as_ref().map(|relay| relay.counts()),
+        in_flight_bytes,
+        in_flight_bytes_peak,
+        assignment: stats.assignment(),
+        pools: view
+            .shared
+            .store
+            .pool_waits()
+            .into_iter()
+            .map(pool)
+            .collect(),
     })
 }
 

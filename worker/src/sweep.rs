@@ -84,11 +84,12 @@ fn record_of(letter: &ParkedLetter, offset: i64) -> RawRecord {
             value: header.value.as_deref(),
         })
     });
-    RawRecord {
+    let event = &letter.event;
+    RawRecord::again(
         offset,
-        key: key.clone(),
-        payload: Some(letter.event.payload.clone()),
-        received_at: letter.event.received_at,
-        headers: Some(headers),
-    }
+        key.clone(),
+        event.payload.clone(),
+        event.received_at,
+        headers,
+    )
 }

@@ -30,6 +30,8 @@ const MAP_TOPIC: &str = "shardlane.map";
 const REPLAYS_TOPIC: &str = "shardlane.dlq.replays";
 
 pub(crate) const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often the broker is asked whether it has heard of new topics.
+const VISIBLE_LOOK: Duration = Duration::from_millis(20);
 
 /// The webhook topics under one prefix: `""` in production, a name of its own for each test or lab run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +105,8 @@ impl TopicSet {
     }
 }
 
-/// Makes the webhook topics, their dead-letter topics and the feed's, where they do not exist. `config` holds topic settings, such as
+/// Makes the webhook topics, their dead-letter topics and the feed's, where they do not exist, and waits until the broker
+/// shows them. `config` holds topic settings, such as
 /// `("retention.ms", "-1")`.
 ///
 /// # Errors
@@ -147,7 +150,17 @@ pub async fn create_topics(
         .create_topics(&wanted, &options())
         .await
         .map_err(broker)?;
-    refusals(results, RDKafkaErrorCode::TopicAlreadyExists)
+    refusals(results, RDKafkaErrorCode::TopicAlreadyExists)?;
+    // The controller has made them; the broker that is asked next may not have heard of them.
+    let deadline = Instant::now() + ADMIN_TIMEOUT;
+    loop {
+        match smaller_topics(bootstrap, topics, 1).await {
+            Err(TopicError::Missing(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(VISIBLE_LOOK).await;
+            }
+            looked => return looked.map(drop),
+        }
+    }
 }
 
 /// Deletes the webhook topics, their dead-letter topics, the feed's, and those of the map and of the replays.

@@ -200,13 +200,8 @@ mod tests {
             key: HEADER_TRACEPARENT,
             value: Some(traceparent),
         });
-        RawRecord {
-            offset: 0,
-            key: None,
-            payload: Some(Bytes::from_static(b"{}")),
-            received_at: Timestamp::UNIX_EPOCH,
-            headers: Some(headers),
-        }
+        let payload = Bytes::from_static(b"{}");
+        RawRecord::again(0, None, payload, Timestamp::UNIX_EPOCH, headers)
     }
 
     /// `cargo test -p shardlane-worker --lib -- --ignored --nocapture ties_cost`: what a batch of 2,000 pays where nobody

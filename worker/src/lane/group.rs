@@ -12,6 +12,7 @@ use super::batch::is_covered;
 use super::fence::Fence;
 use super::retry::Failure;
 use super::{Fences, Lane, Pair};
+use crate::breaker::Pass;
 use crate::dead_letter::Reason;
 use crate::error::WorkerError;
 use crate::record::RawRecord;
@@ -118,7 +119,10 @@ impl Lane {
         work.push(0..records.len());
         while let Some(range) = work.pop() {
             let (part, raw_part) = (&records[range.clone()], &raws[range.clone()]);
-            let error = match self.apply(target, part, raw_part, attempts).await {
+            let Some(pass) = self.pass(target.shard()).await else {
+                return Ok(GroupEnd::Closed);
+            };
+            let error = match self.apply(pass, target, part, raw_part, attempts).await {
                 Ok(report) => {
                     let way = self.shared.store.way(routes, target);
                     self.shared.stats.batch(self.source, way, &report, part);
@@ -190,7 +194,9 @@ impl Lane {
                         work.push(range);
                         return Ok(rerouted(records, raws, &work, error));
                     }
-                    Failure::DeadLetter(_) | Failure::LogEnd(_) => return Err(error.into()),
+                    Failure::Away(_) | Failure::DeadLetter(_) | Failure::LogEnd(_) => {
+                        return Err(error.into());
+                    }
                 },
                 ErrorClass::Permanent => return Err(error.into()),
             }
@@ -201,6 +207,7 @@ impl Lane {
     /// One transaction. What it rejects is a dead letter before it commits.
     async fn apply(
         &self,
+        pass: Pass,
         target: Target,
         records: &[Record],
         raws: &[RawRecord],
@@ -209,7 +216,8 @@ impl Lane {
         mutants::reached(Point::BeforeWrite).await;
         let carried = |index: usize| sweep::carried(&raws[index]);
         let store = &self.shared.store;
-        let staged = store.stage_carrying(target, records, &carried).await?;
+        let staged = store.stage_carrying(target, records, &carried).await;
+        let staged = self.answer(pass, staged)?;
         let letters: Vec<(&RawRecord, Reason)> = staged
             .report()
             .rejected

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use shardlane_domain::Source;
 use shardlane_router::Epoch;
@@ -22,10 +21,12 @@ use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span};
 
 use self::batch::Batch;
-pub(crate) use self::batch::CHUNK_ROWS_MAX;
+pub(crate) use self::batch::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX};
+use crate::breaker::Breakers;
 use crate::consumer::Context;
 use crate::dead_letter::DeadLetters;
 use crate::error::WorkerError;
+use crate::flow::{InFlight, Progress};
 use crate::record::RawRecord;
 use crate::settings::WorkerSettings;
 use crate::stats::{Stats, TopicCounters};
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) breakers: Breakers,
 }
 
 /// One partition's lane.
@@ -51,6 +54,7 @@ pub(crate) struct Lane {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
     pub(crate) source: Source,
+    pub(crate) progress: Arc<Progress>,
     /// Set when the partition is revoked or the worker stops: what is not begun stays for the next owner.
     pub(crate) closing: Arc<AtomicBool>,
 }
@@ -124,6 +128,7 @@ impl Lane {
             lag.begins(waiting.or(batch.records.first()).map(accepted));
             let last = batch.records.last().map(accepted);
             let taken = batch.records.len() + frozen.len();
+            let held = bytes(&batch.records) + bytes(frozen.iter().map(|(_, raw)| raw));
             let span = self.span(&batch.records);
             let decoded = self.decode(batch.records).instrument(span.clone());
             let Some(events) = decoded.await? else {
@@ -133,7 +138,7 @@ impl Lane {
             if mutants::is(Mutant::CommitBeforeWrite)
                 && let Some(next) = next
             {
-                self.commit_offset(next, CommitMode::Sync)?;
+                self.commit_now(next);
             }
             let processed = self.process(frozen, &mut fences).instrument(span);
             let Some(waiting) = processed.await? else {
@@ -143,11 +148,12 @@ impl Lane {
             deferred.set(frozen.len());
             let oldest = frozen.first().map(|(_, raw)| raw.offset);
             if let Some(done) = oldest.or(next) {
-                // Asynchronous: a commit that is lost costs a replay, which the fence recognises.
-                self.commit_offset(done, CommitMode::Async)?;
+                self.progress.set_done(done);
             }
             let left = frozen.first().map(|(_, raw)| accepted(raw));
             lag.ended(oldest.or(next), last, left);
+            let left = bytes(frozen.iter().map(|(_, raw)| raw));
+            self.progress.release(held - left);
             Stats::add(&self.counters().done, taken - frozen.len());
         }
         Ok(())
@@ -173,9 +179,16 @@ impl Lane {
         self.shared.stats.topic(self.source)
     }
 
-    fn commit_offset(&self, next: i64, mode: CommitMode) -> Result<(), KafkaError> {
+    /// For [`Mutant::CommitBeforeWrite`].
+    fn commit_now(&self, next: i64) {
         let mut offsets = TopicPartitionList::with_capacity(1);
-        offsets.add_partition_offset(&self.topic, self.partition, Offset::Offset(next))?;
-        self.consumer.commit(&offsets, mode)
+        let place = offsets.add_partition_offset(&self.topic, self.partition, Offset::Offset(next));
+        place
+            .and_then(|()| self.consumer.commit(&offsets, CommitMode::Sync))
+            .ok();
     }
+}
+
+fn bytes<'a>(records: impl IntoIterator<Item = &'a RawRecord>) -> usize {
+    records.into_iter().map(RawRecord::bytes).sum()
 }

@@ -142,6 +142,11 @@ fn work(sheet: &mut Sheet<'_>, counts: &Counts) -> Result<(), Error> {
         deferred,
         inbox_removed,
         inbox_visits,
+        commit_failures,
+        commit_repeats,
+        rebalances,
+        rebuilds,
+        outages,
     } = *counts;
     let elsewhere = batches_to_former_owner + batches_by_coordinator;
     sheet.counter(
@@ -197,6 +202,31 @@ fn work(sheet: &mut Sheet<'_>, counts: &Counts) -> Result<(), Error> {
             "shardlane_pauses",
             "Times that a partition was paused because its lane was full.",
             pauses,
+        ),
+        (
+            "shardlane_commit_failures",
+            "Offset commits that the broker refused, counted by partition.",
+            commit_failures,
+        ),
+        (
+            "shardlane_commit_repeats",
+            "Offset commits that were repeated, counted by partition.",
+            commit_repeats,
+        ),
+        (
+            "shardlane_rebalances",
+            "Times that partitions were given to this worker or taken from it.",
+            rebalances,
+        ),
+        (
+            "shardlane_consumer_rebuilds",
+            "Consumers that were made anew because a partition stood still.",
+            rebuilds,
+        ),
+        (
+            "shardlane_outages",
+            "Times that a shard was found to be away.",
+            outages,
         ),
         (
             "shardlane_inbox_removed",

@@ -8,6 +8,7 @@ mod bad_input;
 mod dlq;
 mod events;
 mod feed;
+mod group;
 mod growth;
 mod growth_limits;
 mod hot;
