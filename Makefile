@@ -2,7 +2,7 @@
 CARGO ?= cargo
 SHARDLANE = target/release/shardlane
 
-.PHONY: demo test lint bench up down setup
+.PHONY: demo test faults lint bench up down setup
 
 # The main job: real servers, one seeded stream of webhooks, four layouts, a table and a report.
 demo: setup
@@ -12,6 +12,13 @@ demo: setup
 # Every ring: pure, database, whole. Tests of servers that are not installed are skipped, each with a line.
 test: setup
 	$(CARGO) test --workspace --locked --no-fail-fast
+
+# Every fault, with seeds, and the twelve planted defects, which the oracle has to find: half an hour on two cores.
+# `make faults FAULTS="all --quick"` has a look; `target/release/faults list` says what there is.
+FAULTS ?= all
+faults: setup
+	$(CARGO) build --release --locked -p shardlane-faults --features mutants
+	target/release/faults $(FAULTS)
 
 lint:
 	$(CARGO) fmt --all --check

@@ -20,6 +20,8 @@ mod follow;
 mod identity;
 mod layout;
 mod migrate;
+#[doc(hidden)]
+pub mod mutants;
 mod outbox;
 mod outcome;
 mod park;

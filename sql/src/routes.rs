@@ -9,6 +9,7 @@ use shardlane_router::{
 use uuid::Uuid;
 
 use crate::catalog::Catalog;
+use crate::mutants::{self, Mutant};
 use crate::session::Pool;
 
 /// A place to which one transaction can go: a shard, as the layout cuts it, since it has taken the slots that it
@@ -194,7 +195,8 @@ impl Routes {
     /// The target that holds a user; `None` while the user's slot is frozen. No I/O, no allocation.
     #[must_use]
     pub fn target_of(&self, user: Uuid) -> Option<Target> {
-        let key = RouteKey::Uuid(user);
+        let seed = u128::from(mutants::is(Mutant::WrongHashSeed));
+        let key = RouteKey::Uuid(Uuid::from_u128(user.as_u128() ^ seed));
         match &self.table {
             Table::One => Some(self.lanes[0].target),
             Table::Slots(table, _) => {

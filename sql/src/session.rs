@@ -15,6 +15,7 @@ use shardlane_router::ShardId;
 use crate::counting::{CountingClient, StatementCount};
 use crate::follow::address;
 use crate::identity::{self, ShardIdentity};
+use crate::mutants::{self, Mutant};
 use crate::{ErrorClass, SqlError};
 
 /// Declares the statements that a session prepares, each from its file in `statements/`.
@@ -25,7 +26,7 @@ macro_rules! statements {
         impl Statements {
             async fn prepare(client: &Client) -> Result<Statements, tokio_postgres::Error> {
                 let ($($name),+) = futures_util::try_join!(
-                    $(client.prepare(include_str!(concat!("statements/", stringify!($name), ".sql")))),+
+                    $(prepare(client, include_str!(concat!("statements/", stringify!($name), ".sql")))),+
                 )?;
                 Ok(Statements { $($name),+ })
             }
@@ -54,6 +55,24 @@ statements!(
     insert_directory,
     count_outcomes,
 );
+
+async fn prepare(client: &Client, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+    if mutants::is(Mutant::NoOnConflict) {
+        let sql = sql.replace("on conflict do nothing", "");
+        return client.prepare(&sql).await;
+    }
+    if mutants::is(Mutant::FenceOutside) {
+        // Moved already: what is left in the transaction always agrees.
+        let sql = sql.replace("where f.epoch < excluded.epoch", "where true");
+        return client.prepare(&sql).await;
+    }
+    client.prepare(sql).await
+}
+
+/// A worker that stands still within a transaction, or whose machine has gone, holds the fences of its partitions, and
+/// whoever takes them over waits. So the server ends the transaction: after longer than a dead letter may take on its way
+/// to Kafka, which is the longest that a worker waits within one.
+const ABANDONED: &str = "set idle_in_transaction_session_timeout = '12s'";
 
 /// A connection that was checked and prepared.
 pub(crate) struct Session {
@@ -94,6 +113,7 @@ impl bb8::ManageConnection for SessionManager {
 
     async fn connect(&self) -> Result<Session, SqlError> {
         let client = self.postgres.connect().await?;
+        client.batch_execute(ABANDONED).await?;
         if let Some(expected) = &*self.expected.load() {
             identity::verify(&client, &self.database, expected).await?;
         }

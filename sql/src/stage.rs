@@ -9,6 +9,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::fold::Rejected;
+use crate::mutants::{self, Point};
 use crate::outcome::{EventOutcome, Tally};
 use crate::park::ParkedLetter;
 use crate::queue::Drain;
@@ -96,6 +97,8 @@ impl Staged {
         let Session {
             client, statements, ..
         } = &*self.session;
+        #[cfg(feature = "mutants")]
+        let outbox = mutants::take_outbox(client).await?;
         let anchor = self.tally.anchor;
         let count = join_all(self.tally.rows().iter().map(|row| async move {
             let topic = &*row.topic;
@@ -113,6 +116,9 @@ impl Staged {
         counted.into_iter().collect::<Result<Vec<u64>, _>>()?;
         committed?;
         self.session.in_transaction = false;
+        mutants::reached(Point::Committed).await;
+        #[cfg(feature = "mutants")]
+        mutants::put_outbox(&self.session.client, outbox).await?;
         self.report.took = self.began.elapsed();
         Ok(self.report)
     }

@@ -436,6 +436,8 @@ pub(crate) fn parse(url: &str) -> Result<Config, SqlError> {
             "a DSN cannot be read: {error}; expected postgres://user@host:port/database"
         ))
     })?;
-    config.application_name("shardlane");
+    if config.get_application_name().is_none() {
+        config.application_name("shardlane");
+    }
     Ok(config)
 }

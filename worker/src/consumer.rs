@@ -11,6 +11,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Reb
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientConfig, Statistics};
+use shardlane_sql::mutants::{self, Mutant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -66,6 +67,18 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn lanes(&self) -> std::sync::MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far these partitions were handed over to lanes.
+    fn polled(&self, which: &BTreeSet<Key>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), next) in &self.lanes().positions {
+            if which.contains(&(Arc::clone(topic), *partition)) {
+                list.add_partition_offset(topic, *partition, Offset::Offset(*next))
+                    .ok();
+            }
+        }
+        list
     }
 
     /// Closes lanes, waits for the batches that they are at, and commits what they have done.
@@ -194,11 +207,15 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(revoked) = rebalance {
             let gone = keys(revoked);
             tracing::info!(partitions = gone.len(), "partitions revoked");
+            let polled = mutants::is(Mutant::LostRevokeDrain).then(|| self.polled(&gone));
             self.close(|key| gone.contains(key));
+            if let Some(polled) = polled {
+                consumer.commit(&polled, CommitMode::Sync).ok();
+            }
             let mut lanes = self.lanes();
             let before = lanes.assigned.len();
             lanes.assigned.retain(|key| !gone.contains(key));
@@ -265,6 +282,14 @@ pub(crate) fn consumer_of(
         .set("bootstrap.servers", &settings.bootstrap)
         .set("client.id", "shardlane")
         .set("group.id", &settings.group)
+        .set(
+            "session.timeout.ms",
+            settings.session_timeout.as_millis().to_string(),
+        )
+        .set(
+            "heartbeat.interval.ms",
+            (settings.session_timeout / 4).as_millis().to_string(),
+        )
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")

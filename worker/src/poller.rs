@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use shardlane_domain::Source;
+use shardlane_sql::mutants::{self, Mutant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -325,6 +326,11 @@ impl Poller {
         let mut any_held = false;
         for (key, lane) in &mut lanes.open {
             if lane.held.is_empty() {
+                continue;
+            }
+            if mutants::is(Mutant::StaleResume) {
+                lane.held.clear();
+                self.consumer.resume(&partition_list(key))?;
                 continue;
             }
             // Not for the first free place: a fetch begins anew.

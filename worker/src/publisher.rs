@@ -16,6 +16,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 use shardlane_domain::{Event, Source};
 use shardlane_router::{Epoch, RouteKey, SlotMap};
+use shardlane_sql::mutants::{self, Mutant};
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
@@ -220,6 +221,13 @@ impl Publisher {
         };
         loop {
             let refused = match self.hand_over(event, time, headers) {
+                Ok(handed_over) if mutants::is(Mutant::AckBeforeDelivery) => {
+                    drop(handed_over);
+                    Ok(Published {
+                        partition: 0,
+                        offset: 0,
+                    })
+                }
                 Ok(handed_over) => handed_over.acknowledged().await,
                 Err(error) => Err(error),
             };

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use rdkafka::Message;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders};
 use shardlane_domain::{DecodeError, Event, Source};
+use shardlane_sql::mutants::{self, Mutant};
 use uuid::Uuid;
 
 use crate::HEADER_ACCEPTED_AT;
@@ -45,7 +46,8 @@ impl RawRecord {
             .headers()
             .and_then(accepted_at)
             .or_else(|| time_of(message))
-            .unwrap_or(Timestamp::UNIX_EPOCH);
+            .filter(|_| !mutants::is(Mutant::TimeRegenerated))
+            .unwrap_or_else(no_time);
         let headers = message.headers();
         let header_bytes = headers.map_or(0, |headers| {
             let bytes = |header: Header<'_, &[u8]>| {
@@ -106,6 +108,14 @@ impl RawRecord {
             _ => Ok(event),
         }
     }
+}
+
+/// Of a record that says nothing of its time.
+fn no_time() -> Timestamp {
+    if mutants::is(Mutant::TimeRegenerated) {
+        return Timestamp::now();
+    }
+    Timestamp::UNIX_EPOCH
 }
 
 /// The time that Kafka keeps with a record.

@@ -98,6 +98,8 @@ counters!(
     /// Offsets that were not in the log any more when the worker came to them: records that retention deleted, or markers
     /// of a producer's transaction.
     missing,
+    /// Records before the group's offset that the database had not applied.
+    caught_up,
     /// Times that a partition was paused because its lane was full.
     pauses,
     /// Records that wait now, in their lanes, for a slot that is on its way to another shard. It falls too.

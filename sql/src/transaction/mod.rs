@@ -22,6 +22,8 @@ use uuid::Uuid;
 use self::read::{begin, known_payloads, load_parked, may_move, read_states};
 use crate::SqlError;
 use crate::fold::{self, Keys, States};
+#[cfg(feature = "mutants")]
+use crate::mutants::{self, Mutant};
 use crate::outcome::{EventOutcome, Tally};
 use crate::park::{self, Carried, ParkedRows};
 use crate::queue::{Fold, Folded, Rules, Seen};
@@ -62,6 +64,15 @@ pub(crate) async fn write(
         if let Some(seen) = seen.get_mut(&(row.get(0), row.get(1), row.get(2))) {
             fresh[seen.first] = true;
             seen.hash = Some(records[seen.first].event.payload_hash);
+        }
+    }
+    #[cfg(feature = "mutants")]
+    if mutants::is(Mutant::MemoryInbox) {
+        for ((user, source, event), seen) in &mut seen {
+            fresh[seen.first] = !mutants::seen_before(*user, source, event);
+            if fresh[seen.first] {
+                seen.hash = Some(records[seen.first].event.payload_hash);
+            }
         }
     }
     let mut states = States::default();

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{Work, columns};
 use crate::SqlError;
 use crate::fold::{Keys, OrderKey};
+use crate::mutants::{self, Mutant};
 use crate::park::Parked;
 use crate::queue::Seen;
 use crate::rows::InboxRows;
@@ -38,6 +39,20 @@ pub(super) async fn begin(
     let epoch = i64::try_from(work.target.epoch.0).unwrap_or(i64::MAX);
     let anchor = work.anchor;
 
+    if mutants::is(Mutant::FenceOutside) {
+        for fence in &fences {
+            let (topic, partition) = (&*fence.topic, fence.partition);
+            let params: [&(dyn ToSql + Sync); 6] = [
+                &anchor,
+                &topic,
+                &partition,
+                &epoch,
+                &fence.first,
+                &fence.next,
+            ];
+            client.execute(&statements.move_fence, &params).await?;
+        }
+    }
     // Pipelined: the client sends each request when its future is first polled, in this order. All answers are
     // awaited, and the first error in this order is the cause: behind it each statement fails with 25P02, and
     // `try_join` would return whichever answer it happens to see first.

@@ -26,6 +26,8 @@ pub(crate) const CHUNK_BYTES_MAX: usize = 256 * 1024;
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) records: Vec<RawRecord>,
+    /// The offset of the first record taken.
+    pub(super) first: Option<i64>,
     /// The offset behind the last record taken, covered ones included; `None` if there was none.
     pub(super) next: Option<i64>,
 }
@@ -61,6 +63,7 @@ impl Lane {
             *left = chunk.split_off(room.min(chunk.len()));
             let Some(last) = chunk.last() else { break };
             let (received, next) = (chunk.len(), last.offset + 1);
+            batch.first = batch.first.or(chunk.first().map(|raw| raw.offset));
             let received_bytes = bytes(&chunk);
             batch.next = Some(next);
             deadline.get_or_insert_with(|| tokio::time::Instant::now() + settings.batch_linger);

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
+use shardlane_sql::mutants::{self, Mutant, Point};
 use shardlane_sql::{ErrorClass, Record, Report, Routes, SqlError, Target};
 use tracing::Instrument as _;
 
@@ -109,7 +110,7 @@ impl Lane {
         group: Vec<Pair>,
     ) -> Result<GroupEnd, WorkerError> {
         let next = group.last().map_or(0, |(_, raw)| raw.offset + 1);
-        let (records, raws): (Vec<Record>, Vec<RawRecord>) = group.into_iter().unzip();
+        let (mut records, mut raws): (Vec<Record>, Vec<RawRecord>) = group.into_iter().unzip();
         let counters = &self.shared.stats.counters;
         let mut retry = self.retry();
         let mut attempts = 1;
@@ -137,6 +138,10 @@ impl Lane {
                     attempts += 1;
                     if !self.wait(&mut retry, &error).await {
                         return Ok(GroupEnd::Closed);
+                    }
+                    if mutants::is(Mutant::RetryOvertakes) {
+                        records[range.clone()].rotate_left(range.len() / 2);
+                        raws[range.clone()].rotate_left(range.len() / 2);
                     }
                     work.push(range);
                 }
@@ -208,6 +213,7 @@ impl Lane {
         raws: &[RawRecord],
         attempts: u32,
     ) -> Result<Report, Failure> {
+        mutants::reached(Point::BeforeWrite).await;
         let carried = |index: usize| sweep::carried(&raws[index]);
         let store = &self.shared.store;
         let staged = store.stage_carrying(target, records, &carried).await;
@@ -230,6 +236,7 @@ impl Lane {
             .collect();
         self.publish_dead(&letters).await?;
         sweep::publish(&self.shared, &staged.report().letters).await?;
+        mutants::reached(Point::Written).await;
         let shard = target.shard();
         let span = tracing::info_span!("commit", %shard);
         Ok(staged.commit().instrument(span).await?)
@@ -256,7 +263,7 @@ impl Lane {
         &self,
         letters: &[(&RawRecord, Reason)],
     ) -> Result<(), Failure> {
-        if letters.is_empty() {
+        if letters.is_empty() || mutants::is(Mutant::DeadLetterSwallowed) {
             return Ok(());
         }
         Ok(self

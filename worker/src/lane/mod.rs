@@ -1,6 +1,7 @@
 //! A lane: the one task that takes the records of one partition to the database, in order.
 
 mod batch;
+mod catch_up;
 mod fence;
 mod group;
 mod retry;
@@ -10,9 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
 use shardlane_domain::Source;
 use shardlane_router::Epoch;
+use shardlane_sql::mutants::{self, Mutant};
 use shardlane_sql::{Record, Store, Target};
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span};
@@ -109,6 +112,11 @@ impl Lane {
                 self.pause(FROZEN_POLL).await.then(Batch::default)
             };
             let Some(batch) = batch else { break };
+            if let Some(first) = batch.first.filter(|_| next.is_none())
+                && !self.catch_up(first, &mut fences).await?
+            {
+                break;
+            }
             let epoch = self.shared.store.routes().epoch();
             next = batch.next.or(next);
             if batch.records.is_empty() && !frozen.is_empty() && epoch == seen {
@@ -127,6 +135,11 @@ impl Lane {
                 break;
             };
             frozen.extend(events);
+            if mutants::is(Mutant::CommitBeforeWrite)
+                && let Some(next) = next
+            {
+                self.commit_now(next);
+            }
             let processed = self.process(frozen, &mut fences).instrument(span);
             let Some(waiting) = processed.await? else {
                 break;
@@ -164,6 +177,15 @@ impl Lane {
     /// Those of the lane's topic.
     fn counters(&self) -> &TopicCounters {
         self.shared.stats.topic(self.source)
+    }
+
+    /// For [`Mutant::CommitBeforeWrite`].
+    fn commit_now(&self, next: i64) {
+        let mut offsets = TopicPartitionList::with_capacity(1);
+        let place = offsets.add_partition_offset(&self.topic, self.partition, Offset::Offset(next));
+        place
+            .and_then(|()| self.consumer.commit(&offsets, CommitMode::Sync))
+            .ok();
     }
 }
 

@@ -137,6 +137,7 @@ fn work(sheet: &mut Sheet<'_>, counts: &Counts) -> Result<(), Error> {
         reroutes,
         zombie_refusals,
         missing,
+        caught_up,
         pauses,
         deferred,
         inbox_removed,
@@ -191,6 +192,11 @@ fn work(sheet: &mut Sheet<'_>, counts: &Counts) -> Result<(), Error> {
             "shardlane_missing_records",
             "Offsets that were not in the log any more when the worker came to them.",
             missing,
+        ),
+        (
+            "shardlane_caught_up_records",
+            "Records before the group's offset that the database had not applied, and now has.",
+            caught_up,
         ),
         (
             "shardlane_pauses",

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use rdkafka::error::KafkaError;
+use shardlane_sql::mutants::{self, Point};
 use shardlane_sql::{Outbox, OutboxSession, SqlError, Store};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -268,6 +269,7 @@ impl One {
                 return Ok(());
             }
             acknowledged.result()?;
+            mutants::reached(Point::Relayed).await;
             self.stats.published(rows.len(), acknowledged.records());
             published = rows;
             if *self.stopped.borrow() {
