@@ -239,7 +239,10 @@ impl IngestArgs {
     }
 }
 
-fn write_json(results: &impl serde::Serialize, path: &std::path::Path) -> anyhow::Result<()> {
+pub(crate) fn write_json(
+    results: &impl serde::Serialize,
+    path: &std::path::Path,
+) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(results)?;
     text.push('\n');
     std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))

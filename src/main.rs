@@ -6,6 +6,7 @@ mod check;
 mod experiment;
 mod hot;
 mod ingest;
+mod load;
 mod map;
 mod migrate;
 mod reshard;
@@ -33,6 +34,7 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     Topics(topics::TopicsArgs),
     Ingest(ingest::IngestArgs),
+    Load(load::LoadArgs),
     Worker(worker::WorkerArgs),
     Route(route::RouteArgs),
     Map(map::MapCommand),
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
             Command::Migrate(arguments) => arguments.run().await,
             Command::Topics(arguments) => arguments.run().await,
             Command::Ingest(arguments) => arguments.run().await,
+            Command::Load(arguments) => arguments.run().await,
             Command::Worker(arguments) => arguments.run().await,
             Command::Route(arguments) => arguments.run().await,
             Command::Map(arguments) => arguments.run().await,

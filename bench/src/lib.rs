@@ -10,6 +10,7 @@ pub mod check;
 mod fill;
 pub mod ingest;
 mod lab;
+pub mod load;
 mod machine;
 mod raw;
 mod replay;

@@ -12,6 +12,7 @@ mod dispute;
 mod envelope;
 mod money;
 mod order;
+mod signature;
 
 pub use dispute::{DisputeAction, DisputeChange, DisputeState, DisputeStatus, Resolution};
 pub use envelope::{
@@ -19,6 +20,7 @@ pub use envelope::{
 };
 pub use money::{Money, MoneyError};
 pub use order::{OrderChange, OrderState, OrderStatus};
+pub use signature::{SecretError, SigningKey};
 
 /// What became of an event when it met the state that it addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
