@@ -1,5 +1,6 @@
 //! `shardlane experiment`: measure, print a table, write the report.
 
+mod door;
 mod routing;
 
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ enum Experiment {
     Ingest(IngestArgs),
     /// Shards that grow, shrink, move and split under full load, and an oracle that looks for what was lost
     Reshard(ReshardArgs),
+    /// The front door: its capacity with and without Kafka, what a request costs, and how long it takes to its row
+    Door(door::DoorArgs),
     /// Citus by the node that owns a user, against its coordinator and any node in turn
     Routing(routing::RoutingArgs),
 }
@@ -170,6 +173,7 @@ impl ExperimentArgs {
             Experiment::Ingest(arguments) => arguments.run().await,
             Experiment::Reshard(arguments) => arguments.run().await,
             Experiment::Routing(arguments) => arguments.run().await,
+            Experiment::Door(arguments) => arguments.run().await,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! - A layout that cannot run here is named with its reason, never left out silently.
 
 pub mod check;
+pub mod door;
 mod fill;
 pub mod ingest;
 mod lab;
