@@ -132,6 +132,8 @@ pub async fn run(settings: &DoorSettings, command: &str) -> anyhow::Result<DoorR
         })
         .collect();
     let goals = goals(&capacity, &steps, &open);
+    // Before their broker stops, of which they would complain.
+    drop((kafka, discarding));
     ground.close();
     Ok(DoorResults {
         experiment: "door".to_owned(),
