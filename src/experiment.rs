@@ -1,5 +1,6 @@
 //! `shardlane experiment`: measure, print a table, write the report.
 
+mod door;
 mod routing;
 
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ enum Experiment {
     Ingest(IngestArgs),
     /// Shards that grow, shrink, move and split under full load, and an oracle that looks for what was lost
     Reshard(ReshardArgs),
+    /// The front door: its capacity with and without Kafka, what a request costs, and how long it takes to its row
+    Door(door::DoorArgs),
     /// Citus by the node that owns a user, against its coordinator and any node in turn
     Routing(routing::RoutingArgs),
 }
@@ -170,6 +173,7 @@ impl ExperimentArgs {
             Experiment::Ingest(arguments) => arguments.run().await,
             Experiment::Reshard(arguments) => arguments.run().await,
             Experiment::Routing(arguments) => arguments.run().await,
+            Experiment::Door(arguments) => arguments.run().await,
         }
     }
 }
@@ -239,7 +243,10 @@ impl IngestArgs {
     }
 }
 
-fn write_json(results: &impl serde::Serialize, path: &std::path::Path) -> anyhow::Result<()> {
+pub(crate) fn write_json(
+    results: &impl serde::Serialize,
+    path: &std::path::Path,
+) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(results)?;
     text.push('\n');
     std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))

@@ -7,6 +7,7 @@ mod dlq;
 mod experiment;
 mod hot;
 mod ingest;
+mod load;
 mod map;
 mod migrate;
 mod relay;
@@ -38,6 +39,7 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     Topics(topics::TopicsArgs),
     Ingest(ingest::IngestArgs),
+    Load(load::LoadArgs),
     Worker(worker::WorkerArgs),
     Relay(relay::RelayArgs),
     Route(route::RouteArgs),
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
             Command::Migrate(arguments) => arguments.run().await,
             Command::Topics(arguments) => arguments.run().await,
             Command::Ingest(arguments) => arguments.run().await,
+            Command::Load(arguments) => arguments.run().await,
             Command::Worker(arguments) => arguments.run().await,
             Command::Relay(arguments) => arguments.run().await,
             Command::Route(arguments) => arguments.run().await,

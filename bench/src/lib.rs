@@ -7,9 +7,11 @@
 //! - A layout that cannot run here is named with its reason, never left out silently.
 
 pub mod check;
+pub mod door;
 mod fill;
 pub mod ingest;
 mod lab;
+pub mod load;
 mod machine;
 mod raw;
 mod replay;

@@ -6,6 +6,7 @@
 mod bars;
 mod headline;
 mod latency;
+pub mod load;
 mod look;
 mod page;
 mod plots;

@@ -3,6 +3,8 @@
 //! Orders walk their states, some are disputed; a share of the events is sent twice, a share comes late, a share is
 //! illegal. The same [`StreamSettings`] give the same bytes on every machine.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use rand::{Rng, RngExt, SeedableRng};
@@ -64,13 +66,35 @@ impl StreamSettings {
             disputes: 0.1,
         }
     }
+
+    /// A stream for the front door, whose events happen while they are sent. None is late or illegal, so that each is
+    /// taken: 2 % duplicates, 10 % disputed.
+    pub fn load(
+        events: usize,
+        users: u32,
+        seed: u64,
+        payload_bytes: usize,
+        span: SignedDuration,
+    ) -> Self {
+        StreamSettings {
+            start: Timestamp::now(),
+            span,
+            late: 0.0,
+            illegal: 0.0,
+            ..StreamSettings::ingest(events, users, 0.0, seed, payload_bytes)
+        }
+    }
 }
 
 /// One webhook of the stream.
 #[derive(Debug, Clone)]
 pub struct Webhook {
+    /// Whether it was sent before.
+    pub is_duplicate: bool,
     /// Where it is posted.
     pub source: Source,
+    /// The provider's id of it.
+    pub event_id: String,
     /// Its user: the Kafka key.
     pub user_id: Uuid,
     /// When the front door accepts it, in whole milliseconds.
@@ -96,59 +120,99 @@ struct Walk {
     held: Option<Webhook>,
 }
 
-struct Generator<'a> {
-    settings: &'a StreamSettings,
+/// The stream, one webhook after the other: its memory does not grow with its length.
+pub struct Stream {
+    settings: StreamSettings,
     rng: ChaCha8Rng,
     users: Vec<Uuid>,
     zipf: Option<Zipf<f64>>,
     orders: u64,
-    sent: Vec<Webhook>,
+    walks: Vec<Walk>,
+    /// How many were sent, those that wait to be taken included.
+    sent: usize,
+    /// The newest that were sent, oldest first.
+    recent: VecDeque<Webhook>,
+    /// Sent and not taken.
+    waiting: VecDeque<Webhook>,
+    taken: usize,
 }
 
 /// Generates the stream.
 pub fn generate(settings: &StreamSettings) -> Vec<Webhook> {
-    let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
-    let users = (0..settings.users.max(1))
-        .map(|_| uuid::Builder::from_random_bytes(rng.random()).into_uuid())
-        .collect();
-    let zipf = (settings.skew > 0.0)
-        .then(|| Zipf::new(f64::from(settings.users.max(1)), settings.skew).ok())
-        .flatten();
-    let mut generator = Generator {
-        settings,
-        rng,
-        users,
-        zipf,
-        orders: 0,
-        sent: Vec::with_capacity(settings.events),
-    };
-    generator.run();
-    generator.sent
+    Stream::new(settings.clone()).collect()
 }
 
-impl Generator<'_> {
-    fn run(&mut self) {
-        let mut walks: Vec<Walk> = Vec::new();
-        while self.sent.len() < self.settings.events {
-            if walks.len() < OPEN_WALKS.min(self.settings.events / 4 + 1) {
-                let walk = self.new_walk();
-                walks.push(walk);
-            }
-            let index = self.rng.random_range(0..walks.len());
-            if self.advance(&mut walks[index]) {
-                let _done = walks.swap_remove(index);
-            }
-            if self.rng.random_bool(self.settings.duplicates) && !self.sent.is_empty() {
-                let back = self.rng.random_range(1..=self.sent.len().min(RECENT));
-                let again = self.sent[self.sent.len() - back].clone();
-                let received_at = self.clock();
-                self.sent.push(Webhook {
-                    received_at,
-                    ..again
-                });
-            }
+impl Iterator for Stream {
+    type Item = Webhook;
+
+    fn next(&mut self) -> Option<Webhook> {
+        if self.taken == self.settings.events {
+            return None;
         }
-        self.sent.truncate(self.settings.events);
+        while self.waiting.is_empty() {
+            self.step();
+        }
+        self.taken += 1;
+        self.waiting.pop_front()
+    }
+}
+
+impl Stream {
+    /// A stream at its beginning.
+    pub fn new(settings: StreamSettings) -> Stream {
+        let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
+        let users = (0..settings.users.max(1))
+            .map(|_| uuid::Builder::from_random_bytes(rng.random()).into_uuid())
+            .collect();
+        let zipf = (settings.skew > 0.0)
+            .then(|| Zipf::new(f64::from(settings.users.max(1)), settings.skew).ok())
+            .flatten();
+        Stream {
+            settings,
+            rng,
+            users,
+            zipf,
+            orders: 0,
+            walks: Vec::new(),
+            sent: 0,
+            recent: VecDeque::with_capacity(RECENT),
+            waiting: VecDeque::new(),
+            taken: 0,
+        }
+    }
+
+    fn step(&mut self) {
+        if self.walks.len() < OPEN_WALKS.min(self.settings.events / 4 + 1) {
+            let walk = self.new_walk();
+            self.walks.push(walk);
+        }
+        let index = self.rng.random_range(0..self.walks.len());
+        let mut walk = self.walks.swap_remove(index);
+        if !self.advance(&mut walk) {
+            // Back to its place, as if it had never been away.
+            self.walks.push(walk);
+            let last = self.walks.len() - 1;
+            self.walks.swap(index, last);
+        }
+        if self.rng.random_bool(self.settings.duplicates) && !self.recent.is_empty() {
+            let back = self.rng.random_range(1..=self.recent.len());
+            let again = self.recent[self.recent.len() - back].clone();
+            let received_at = self.clock();
+            self.send(Webhook {
+                is_duplicate: true,
+                received_at,
+                ..again
+            });
+        }
+    }
+
+    fn send(&mut self, webhook: Webhook) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(webhook.clone());
+        self.waiting.push_back(webhook);
+        self.sent += 1;
     }
 
     /// Sends a walk's next step; true at its end.
@@ -160,10 +224,10 @@ impl Generator<'_> {
             walk.held = Some(webhook);
             return false;
         }
-        self.sent.push(webhook);
+        self.send(webhook);
         if let Some(mut late) = walk.held.take() {
             late.received_at = self.clock();
-            self.sent.push(late);
+            self.send(late);
         }
         last
     }
@@ -217,7 +281,7 @@ impl Generator<'_> {
     /// The time of the event that is sent now: the span in equal parts.
     fn clock(&self) -> Timestamp {
         let span = self.settings.span.as_millis();
-        let (sent, all) = (self.sent.len() as i128, self.settings.events.max(1) as i128);
+        let (sent, all) = (self.sent as i128, self.settings.events.max(1) as i128);
         let at = i64::try_from(span * sent / all).unwrap_or(0);
         self.settings.start + SignedDuration::from_millis(at)
     }
@@ -267,7 +331,9 @@ impl Generator<'_> {
             ),
         };
         Webhook {
+            is_duplicate: false,
             source,
+            event_id: event,
             user_id: walk.user_id,
             received_at,
             payload: Bytes::from(json),

@@ -1,10 +1,12 @@
 //! A webhook's bytes, decoded and checked: everything that can be known without asking a database.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use memchr::memchr2;
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
@@ -145,10 +147,11 @@ impl Event {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(DecodeError::TooLong(payload.len()));
         }
-        check_storable(&payload)?;
+        let text = std::str::from_utf8(&payload).map_err(|_| DecodeError::NotUtf8)?;
+        check_storable(text.as_bytes())?;
         let (user_id, event_id, order_id, body) = match source {
-            Source::Orders => decode_order(&payload)?,
-            Source::Chargebacks => decode_chargeback(&payload)?,
+            Source::Orders => decode_order(text)?,
+            Source::Chargebacks => decode_chargeback(text)?,
         };
         let event_id = checked("provider_event_id", event_id)?;
         let order_id = checked("order_id", order_id)?;
@@ -202,13 +205,51 @@ struct OrderPayload<'a> {
     created_at: Timestamp,
     updated_at: Timestamp,
     #[serde(borrow, default)]
-    meta: Option<BTreeMap<&'a str, std::borrow::Cow<'a, str>>>,
+    meta: Option<OrderMeta<'a>>,
 }
 
-fn decode_order(payload: &[u8]) -> Result<Decoded, DecodeError> {
-    let order: OrderPayload<'_> = serde_json::from_slice(payload)?;
+/// What is read of an order's `meta`, which is a map of strings. Its other values are checked and not kept: no map is
+/// built.
+#[derive(Default)]
+struct OrderMeta<'a> {
+    amount: Option<Cow<'a, str>>,
+    currency: Option<Cow<'a, str>>,
+}
+
+/// A string in the place where it stands, if it holds no escape. (serde's own `Cow` is always a copy.)
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for OrderMeta<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = OrderMeta<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<OrderMeta<'de>, M::Error> {
+                let mut meta = OrderMeta::default();
+                while let Some((key, Text(value))) = map.next_entry::<&str, Text<'de>>()? {
+                    match key {
+                        "amount" => meta.amount = Some(value),
+                        "currency" => meta.currency = Some(value),
+                        _ => {}
+                    }
+                }
+                Ok(meta)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+fn decode_order(payload: &str) -> Result<Decoded, DecodeError> {
+    let order: OrderPayload<'_> = serde_json::from_str(payload)?;
     let meta = order.meta.unwrap_or_default();
-    let amount = match (meta.get("amount"), meta.get("currency")) {
+    let amount = match (&meta.amount, &meta.currency) {
         (Some(amount), Some(currency)) => Some(Money::parse_major(amount, currency)?),
         _ => None,
     };
@@ -268,8 +309,8 @@ enum ResolutionText {
     Lost,
 }
 
-fn decode_chargeback(payload: &[u8]) -> Result<Decoded, DecodeError> {
-    let chargeback: ChargebackPayload<'_> = serde_json::from_slice(payload)?;
+fn decode_chargeback(payload: &str) -> Result<Decoded, DecodeError> {
+    let chargeback: ChargebackPayload<'_> = serde_json::from_str(payload)?;
     let resolution = chargeback
         .meta
         .and_then(|meta| meta.resolution)
@@ -306,12 +347,19 @@ fn checked(field: &'static str, text: String) -> Result<String, DecodeError> {
 /// Refuses what is valid JSON for serde and not for PostgreSQL, in any field, known or not: one pass over the bytes,
 /// without building a tree. The log keeps json; a reader must be able to cast it to jsonb.
 fn check_storable(json: &[u8]) -> Result<(), DecodeError> {
-    std::str::from_utf8(json).map_err(|_| DecodeError::NotUtf8)?;
     if json.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return Err(DecodeError::NotAnObject);
     }
     let (mut depth, mut in_string, mut at) = (0_usize, false, 0);
-    while let Some(byte) = json.get(at) {
+    loop {
+        // Most of a payload is text in strings, in which only two bytes matter: it is not looked at byte by byte.
+        if in_string {
+            let Some(plain) = memchr2(b'"', b'\\', json.get(at..).unwrap_or_default()) else {
+                break;
+            };
+            at += plain;
+        }
+        let Some(byte) = json.get(at) else { break };
         match byte {
             b'"' => in_string = !in_string,
             b'\\' if in_string => {
@@ -437,6 +485,37 @@ mod tests {
         check_refused(Source::Chargebacks, "12.34", r#""12.34""#, "decimal number");
         check_refused(Source::Chargebacks, r#""EUR""#, r#""XXZ""#, "ISO 4217");
         check_refused(Source::Chargebacks, r#""fraud""#, r#""""#, "reason");
+    }
+
+    #[test]
+    fn meta_is_a_map_of_strings_of_which_amount_and_currency_are_read() {
+        let decoded = |meta: &str| {
+            let (before, _) = ORDER.split_once(r#""meta""#).unwrap();
+            match decode(Source::Orders, &format!(r#"{before}"meta":{meta}}}"#)) {
+                Ok(Event {
+                    body: Body::Order(change),
+                    ..
+                }) => Ok(change.amount.map(|amount| amount.minor)),
+                Ok(_) => unreachable!("an order is an order"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let plain = r#"{"amount":"12.34","currency":"EUR","note":"a \"quoted\" text"}"#;
+        assert_eq!(decoded(plain), Ok(Some(1234)));
+        assert_eq!(
+            decoded(r#"{"amount":"12\u002e34","currency":"\u0045UR"}"#),
+            Ok(Some(1234))
+        );
+        assert_eq!(
+            decoded(r#"{"amount":"1","currency":"EUR","amount":"2"}"#),
+            Ok(Some(200))
+        );
+        for without in [r#"{"amount":"12.34"}"#, "{}", "null"] {
+            assert_eq!(decoded(without), Ok(None), "{without}");
+        }
+        for bad in [r#"{"note":1}"#, r#"{"amount":null}"#, "[]", r#""text""#] {
+            assert!(decoded(bad).unwrap_err().contains("invalid type"), "{bad}");
+        }
     }
 
     #[test]

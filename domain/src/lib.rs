@@ -14,6 +14,7 @@ mod envelope;
 mod letter_filter;
 mod money;
 mod order;
+mod signature;
 
 pub use dead_letter::{
     DeadLetter, LetterOrigin, LetterState, Listing, REPLAY_WINDOW, ReplayEnd, ReplayOptions,
@@ -26,6 +27,7 @@ pub use envelope::{
 pub use letter_filter::{BadFilter, LetterFilter, span};
 pub use money::{Money, MoneyError};
 pub use order::{OrderChange, OrderState, OrderStatus};
+pub use signature::{SecretError, SigningKey};
 
 /// What became of an event when it met the state that it addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]

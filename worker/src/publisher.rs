@@ -19,6 +19,7 @@ use shardlane_router::{Epoch, RouteKey, SlotMap};
 use shardlane_sql::mutants::{self, Mutant};
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
+use uuid::Uuid;
 
 use crate::map_watch::{MapSource, MapWatch};
 use crate::topics::{TopicError, TopicReport, TopicSet, verify_topics};
@@ -75,6 +76,9 @@ pub struct Publisher {
     map: MapSource,
     report: TopicReport,
     held: Arc<Semaphore>,
+    /// Whether records are thrown away instead of sent; see [`Publisher::discarding`].
+    #[cfg(feature = "measure")]
+    discards: bool,
 }
 
 /// The settings of every producer of the house: acknowledged by all replicas, no duplicate and no reordering by
@@ -150,7 +154,20 @@ impl Publisher {
             map,
             report,
             held: Arc::new(Semaphore::new(HELD_MAX)),
+            #[cfg(feature = "measure")]
+            discards: false,
         })
+    }
+
+    /// The same without the produce: a record is placed and made, then thrown away, and `publish` says offset 0. For
+    /// measuring what all the rest costs.
+    #[cfg(feature = "measure")]
+    #[must_use]
+    pub fn discarding(self) -> Publisher {
+        Publisher {
+            discards: true,
+            ..self
+        }
     }
 
     /// What the check of the topics found at the start.
@@ -248,7 +265,8 @@ impl Publisher {
         headers: &[(String, Option<Bytes>)],
     ) -> Result<HandedOver, PublishError> {
         let topic = self.topics.of(event.source);
-        let key = event.user_id.to_string();
+        let mut key = Uuid::encode_buffer();
+        let key = &*event.user_id.hyphenated().encode_lower(&mut key);
         let snapshot = self.map.snapshot();
         let map = snapshot.document.map();
         let route = map.route(&RouteKey::Uuid(event.user_id));
@@ -265,7 +283,7 @@ impl Publisher {
             });
         }
         let record = FutureRecord::to(&topic)
-            .key(&key)
+            .key(key)
             .payload(&event.payload[..])
             .partition(route.partition.0)
             .timestamp(time.as_millisecond())
@@ -273,6 +291,13 @@ impl Publisher {
                 address_headers(map, route.slot.index()),
                 headers,
             ));
+        #[cfg(feature = "measure")]
+        if self.discards {
+            return Ok(HandedOver::Discarded(Published {
+                partition: route.partition.0,
+                offset: 0,
+            }));
+        }
         // A full queue is an answer at once, not a wait without bound.
         let delivery = self
             .producer
@@ -282,7 +307,7 @@ impl Publisher {
             MapSource::Static(_) => Duration::ZERO,
             MapSource::Watched(watch) => watch.timing().message_timeout,
         };
-        Ok(HandedOver {
+        Ok(HandedOver::Sent {
             delivery,
             in_time_until: snapshot.lease_until.map(|until| until + message_timeout),
         })
@@ -355,21 +380,31 @@ impl Publisher {
     }
 }
 
-/// A record that the client has and the broker has not acknowledged yet.
-struct HandedOver {
-    delivery: DeliveryFuture,
-    /// Until when an acknowledgement counts; `None` for ever.
-    in_time_until: Option<Instant>,
+/// A record that is on its way.
+enum HandedOver {
+    /// The client has it, and the broker has not acknowledged it yet.
+    Sent {
+        delivery: DeliveryFuture,
+        /// Until when an acknowledgement counts; `None` for ever.
+        in_time_until: Option<Instant>,
+    },
+    #[cfg(feature = "measure")]
+    Discarded(Published),
 }
 
 impl HandedOver {
     async fn acknowledged(self) -> Result<Published, PublishError> {
-        let delivered = self.delivery.await.map_err(|_| KafkaError::Canceled)?;
+        let (delivery, in_time_until) = match self {
+            HandedOver::Sent {
+                delivery,
+                in_time_until,
+            } => (delivery, in_time_until),
+            #[cfg(feature = "measure")]
+            HandedOver::Discarded(published) => return Ok(published),
+        };
+        let delivered = delivery.await.map_err(|_| KafkaError::Canceled)?;
         let delivery = delivered.map_err(|(error, _)| error)?;
-        if self
-            .in_time_until
-            .is_some_and(|until| Instant::now() > until)
-        {
+        if in_time_until.is_some_and(|until| Instant::now() > until) {
             return Err(PublishError::Late);
         }
         Ok(Published {

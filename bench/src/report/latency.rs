@@ -198,7 +198,7 @@ fn median_curve(row: &LayoutResult) -> Vec<(f64, f64)> {
 }
 
 /// Per cent of the width. The axis counts nines, so that the tail, which matters, has room.
-fn x(q: f64) -> f64 {
+pub(super) fn x(q: f64) -> f64 {
     let nines = if q >= 1.0 {
         MAX_AT
     } else {
@@ -207,7 +207,7 @@ fn x(q: f64) -> f64 {
     LEFT + nines / MAX_AT * (98.0 - LEFT)
 }
 
-fn quantile_name(q: f64) -> String {
+pub(super) fn quantile_name(q: f64) -> String {
     if q >= 1.0 {
         "max".to_owned()
     } else if q <= 0.0 {
@@ -219,7 +219,7 @@ fn quantile_name(q: f64) -> String {
 }
 
 /// Powers of ten, with 2 and 5 between them where the range is small.
-fn ticks(low: f64, high: f64) -> Vec<f64> {
+pub(super) fn ticks(low: f64, high: f64) -> Vec<f64> {
     let factors: &[f64] = if high / low < 30.0 {
         &[1.0, 2.0, 5.0]
     } else if high / low < 1000.0 {
@@ -241,7 +241,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
     ticks
 }
 
-fn short_tick(tick: f64) -> String {
+pub(super) fn short_tick(tick: f64) -> String {
     let decimals = if tick >= 0.95 {
         0
     } else if tick >= 0.095 {

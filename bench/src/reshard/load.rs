@@ -68,7 +68,9 @@ impl Numbered {
             number
         );
         Webhook {
+            is_duplicate: false,
             source: Source::Orders,
+            event_id: sequence.to_string(),
             user_id: user,
             received_at: at,
             payload: payload.into(),
