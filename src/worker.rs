@@ -51,7 +51,7 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "SHARDLANE_GROUP_INSTANCE_ID", value_name = "NAME")]
     group_instance_id: Option<String>,
     /// Seconds after which a silent worker's partitions go to others; brokers want 6 to 1800
-    #[arg(long, default_value_t = 45, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..))]
     session_timeout_seconds: u64,
     /// MiB of records that are taken from Kafka and not done, over all partitions
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]

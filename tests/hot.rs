@@ -68,11 +68,14 @@ fn status_asks_workers_what_they_are_busy_with() {
             .spawn()
             .unwrap(),
     );
-    let lines = BufReader::new(worker.0.stderr.take().unwrap()).lines();
+    let mut lines = BufReader::new(worker.0.stderr.take().unwrap()).lines();
     let address = lines
+        .by_ref()
         .map_while(Result::ok)
         .find_map(|line| line.split_once("http://").map(|(_, it)| it.to_owned()))
         .expect("the worker says where it answers");
+    // It goes on talking, and would die of a closed pipe.
+    std::thread::spawn(move || lines.for_each(drop));
 
     let answer = run(&[
         "status", "--worker", &address, "--worker", &address, "--json",

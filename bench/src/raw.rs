@@ -1,13 +1,17 @@
 //! A layout's limit: the same statements from memory, without Kafka and without JSON.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use jiff::Timestamp;
 use shardlane_domain::{Event, Source};
 use shardlane_router::{RouteKey, SlotMap};
-use shardlane_sql::{ErrorClass, Origin, Record, Report, Routes, Store, Target};
+use shardlane_sql::{
+    ErrorClass, KeepLetters, Origin, ParkedLetter, Record, Report, Routes, Store, Target,
+};
 
 use crate::ingest::Outcome;
 use crate::stream::Webhook;
@@ -70,7 +74,25 @@ pub(crate) async fn run(
         total.add(task.await??)?;
     }
     total.seconds = started.elapsed().as_secs_f64();
+    // A dispute whose order was being created at the same moment is left to the sweep.
+    while !store.is_settled(Timestamp::now()).await? {
+        store
+            .sweep(Timestamp::now(), &Dropped)
+            .await
+            .map_err(|(_, error)| error)?;
+    }
     Ok(total)
+}
+
+/// As the rejected events of the batches: nobody keeps them.
+struct Dropped;
+
+impl KeepLetters for Dropped {
+    type Error = Infallible;
+
+    async fn keep(&self, _: &[ParkedLetter]) -> Result<(), Infallible> {
+        Ok(())
+    }
 }
 
 fn by_target(routes: &Routes, batch: &[Record]) -> Vec<(Target, Vec<Record>)> {

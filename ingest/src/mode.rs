@@ -205,7 +205,7 @@ pub(crate) async fn apply(
             );
             Err(bury("data", error.to_string(), Problem::Unstorable).await)
         }
-        ErrorClass::Fenced | ErrorClass::Permanent => {
+        ErrorClass::Held | ErrorClass::Fenced | ErrorClass::Permanent => {
             tracing::error!(error = chain(&error), "not applied");
             Err(Problem::Internal)
         }

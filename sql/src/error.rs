@@ -65,6 +65,14 @@ pub enum SqlError {
         /// The shard.
         shard: ShardId,
     },
+    /// A user has so many events waiting for another topic that the next one must wait in Kafka.
+    #[error(
+        "as many events of one user wait for another topic as may ({park_rows_max}); its partition waits until they move"
+    )]
+    QueueFull {
+        /// How many may wait.
+        park_rows_max: usize,
+    },
     /// The database is another shard than the map says, or has another epoch.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -103,6 +111,8 @@ pub enum ErrorClass {
     Fenced,
     /// The map is old: refresh it ([`Store::refresh`](crate::Store::refresh)) and route anew.
     Rerouted,
+    /// An event must wait where it is: take what stands before it, then wait and try it again.
+    Held,
     /// Neither waiting nor leaving rows out helps: stop and say so.
     Permanent,
 }
@@ -117,6 +127,7 @@ impl SqlError {
             | SqlError::Conflict { .. }
             | SqlError::SweptElsewhere { .. }
             | SqlError::Frozen => ErrorClass::Transient,
+            SqlError::QueueFull { .. } => ErrorClass::Held,
             SqlError::Fenced { .. } => ErrorClass::Fenced,
             SqlError::Rerouted { .. } => ErrorClass::Rerouted,
             SqlError::Identity(error) if error.is_only_age() => ErrorClass::Rerouted,

@@ -81,6 +81,8 @@ pub(crate) struct Folded<'a> {
     /// Those of them that were taken again, from this record.
     pub(crate) retaken: HashMap<EventKey<'a>, usize>,
     pub(crate) tally: Tally,
+    /// A queue is full and will move, so the next event of it must wait in Kafka.
+    pub(crate) held: bool,
 }
 
 /// The queue of a user and source.
@@ -278,6 +280,12 @@ impl<'a, 's> Fold<'a, 's> {
             .entry((event.user_id, event.source))
             .or_default();
         if queue.waiting.len() >= park_rows_max {
+            // A head that opens its state waits for another topic. Its partition can wait for that one, because what it
+            // waits for does not stand behind it; at the head's deadline the queue moves in any case.
+            let waits_elsewhere = queue.waiting.front().is_some_and(|head| head.opens);
+            if waits_elsewhere && origin.is_some() {
+                self.folded.held = true;
+            }
             self.reject(index, reason);
             return EventOutcome::DeadLettered;
         }

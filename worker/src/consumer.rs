@@ -283,12 +283,8 @@ pub(crate) fn consumer_of(
         .set("client.id", "shardlane")
         .set("group.id", &settings.group)
         .set(
-            "session.timeout.ms",
-            settings.session_timeout.as_millis().to_string(),
-        )
-        .set(
             "heartbeat.interval.ms",
-            (settings.session_timeout / 4).as_millis().to_string(),
+            millis(settings.session_timeout / 12),
         )
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")

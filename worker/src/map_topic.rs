@@ -20,6 +20,8 @@ use crate::topics::{TopicError, TopicSet, admin, options, refusals};
 const KEY: &str = "map";
 /// How long the broker may take for one answer to a writer.
 pub(crate) const BROKER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a coordinator that is loading is asked.
+const COORDINATOR_LOOK: Duration = Duration::from_millis(100);
 /// After so long Kafka forgets a writer that died in the middle of a write.
 const TRANSACTION_TIMEOUT_MS: &str = "10000";
 
@@ -193,6 +195,24 @@ fn document_in(payload: Option<&[u8]>) -> Read {
     serde_json::from_slice(payload).map_err(|error| error.to_string())
 }
 
+/// Shuts out who writes under the same transactional id. A broker that has just started loads its coordinator first, and
+/// says so.
+fn begin_as_the_only_one(
+    producer: &ThreadedProducer<DefaultProducerContext>,
+) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + BROKER_TIMEOUT;
+    loop {
+        match producer.init_transactions(BROKER_TIMEOUT) {
+            Err(KafkaError::Transaction(error))
+                if error.is_retriable() && Instant::now() < deadline =>
+            {
+                std::thread::sleep(COORDINATOR_LOOK);
+            }
+            begun => return begun,
+        }
+    }
+}
+
 /// The only writer of the topic, until the next one is opened. Blocks.
 pub(crate) struct MapWriter {
     producer: ThreadedProducer<DefaultProducerContext>,
@@ -213,7 +233,7 @@ impl MapWriter {
             .set("message.timeout.ms", TRANSACTION_TIMEOUT_MS)
             .create()
             .map_err(failed)?;
-        producer.init_transactions(BROKER_TIMEOUT).map_err(failed)?;
+        begin_as_the_only_one(&producer).map_err(failed)?;
         let mut writer = MapWriter {
             producer,
             reader,

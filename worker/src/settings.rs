@@ -79,7 +79,7 @@ impl WorkerSettings {
             in_flight_bytes_max: 64 * 1024 * 1024,
             fetch_ahead_bytes_max: 32 * 1024 * 1024,
             group_instance_id: None,
-            session_timeout: Duration::from_secs(45),
+            session_timeout: Duration::from_secs(6),
             metadata_refresh: Duration::from_secs(5),
             commit_repeat: Duration::from_secs(1),
             stall_max: Duration::from_secs(30),

@@ -113,6 +113,10 @@ pub(crate) async fn write(
     fold.take_all(&fresh);
     fold.sweep(work.swept.unwrap_or_default());
     let folded = fold.end();
+    if folded.held {
+        let park_rows_max = work.rules.limits.park_rows_max;
+        return Err(SqlError::QueueFull { park_rows_max });
+    }
     *releases = !folded.unparked.is_empty();
     let rows = write_folded(session, work, &folded, &states).await?;
     let inserted = read.inserted.len() as u64;

@@ -54,7 +54,10 @@ impl Lane {
                 Err(Failure::Sql(error)) => match error.class() {
                     ErrorClass::Transient => Failure::Sql(error),
                     ErrorClass::Rerouted => return Ok(Fence::Rerouted(error)),
-                    ErrorClass::Data | ErrorClass::Fenced | ErrorClass::Permanent => {
+                    ErrorClass::Data
+                    | ErrorClass::Held
+                    | ErrorClass::Fenced
+                    | ErrorClass::Permanent => {
                         return Err(error.into());
                     }
                 },

@@ -133,7 +133,12 @@ impl Lane {
                 Err(error) => error,
             };
             match error.class() {
-                ErrorClass::Transient => {
+                ErrorClass::Data | ErrorClass::Held if range.len() > 1 => {
+                    let middle = range.start + range.len() / 2;
+                    work.push(middle..range.end);
+                    work.push(range.start..middle);
+                }
+                ErrorClass::Transient | ErrorClass::Held => {
                     Stats::add(&counters.retries, 1);
                     attempts += 1;
                     if !self.wait(&mut retry, &error).await {
@@ -144,11 +149,6 @@ impl Lane {
                         raws[range.clone()].rotate_left(range.len() / 2);
                     }
                     work.push(range);
-                }
-                ErrorClass::Data if range.len() > 1 => {
-                    let middle = range.start + range.len() / 2;
-                    work.push(middle..range.end);
-                    work.push(range.start..middle);
                 }
                 ErrorClass::Data => {
                     let sentence = error.to_string();
