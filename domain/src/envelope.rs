@@ -1,6 +1,6 @@
 //! A webhook's bytes, decoded and checked: everything that can be known without asking a database.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -193,15 +193,24 @@ struct OrderPayload<'a> {
     status: OrderStatusText,
     created_at: Timestamp,
     updated_at: Timestamp,
-    #[serde(borrow, default)]
-    meta: Option<BTreeMap<&'a str, std::borrow::Cow<'a, str>>>,
+    #[serde(borrow)]
+    meta: Option<OrderMeta<'a>>,
+}
+
+/// What counts of `meta`; the rest travels on in the payload. A struct, because a map would take the last of two amounts.
+#[derive(Default, Deserialize)]
+struct OrderMeta<'a> {
+    #[serde(borrow)]
+    amount: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    currency: Option<Cow<'a, str>>,
 }
 
 fn decode_order(payload: &[u8]) -> Result<Decoded, DecodeError> {
     let order: OrderPayload<'_> = serde_json::from_slice(payload)?;
     let meta = order.meta.unwrap_or_default();
-    let amount = match (meta.get("amount"), meta.get("currency")) {
-        (Some(amount), Some(currency)) => Some(Money::parse_major(amount, currency)?),
+    let amount = match (meta.amount, meta.currency) {
+        (Some(amount), Some(currency)) => Some(Money::parse_major(&amount, &currency)?),
         _ => None,
     };
     let status = match order.status {
@@ -378,6 +387,15 @@ mod tests {
         assert_eq!(change.amount.unwrap().minor, 1234);
         assert_eq!(order.occurred_at(), "2026-11-01T11:00:00Z".parse().unwrap());
 
+        let escaped = ORDER.replace(
+            r#""amount":"12.34""#,
+            r#""\"":"x","\u0061mount":"12\u002e34""#,
+        );
+        let Body::Order(change) = decode(Source::Orders, &escaped).unwrap().body else {
+            panic!("an order")
+        };
+        assert_eq!(change.amount.unwrap().minor, 1234);
+
         let chargeback = decode(Source::Chargebacks, CHARGEBACK).unwrap();
         assert_eq!(
             chargeback.user_id, order.user_id,
@@ -423,6 +441,12 @@ mod tests {
             Source::Orders,
             r#""order_id":"o1""#,
             r#""order_id":"o1","order_id":"o2""#,
+            "duplicate",
+        );
+        check_refused(
+            Source::Orders,
+            r#""currency":"EUR""#,
+            r#""currency":"EUR","amount":"99""#,
             "duplicate",
         );
         check_refused(Source::Chargebacks, "12.34", "-1", "negative");
