@@ -14,6 +14,7 @@ mod envelope;
 mod letter_filter;
 mod money;
 mod order;
+mod pointer;
 
 pub use dead_letter::{
     DeadLetter, LetterOrigin, LetterState, Listing, REPLAY_WINDOW, ReplayEnd, ReplayOptions,

@@ -44,7 +44,7 @@ pub use hot::{HOT_MAX, HotKeys, skew};
 pub use map_document::{DocumentError, MapDocument};
 pub use map_topic::{MapTopicError, create_map, read_map};
 pub use map_watch::{MapSource, MapTiming, MapWatch, Snapshot};
-pub use publisher::{PublishError, Published, Publisher, accepted_now};
+pub use publisher::{PublishError, Published, Publisher, Refused, accepted_now};
 pub use relay::{Relay, RelayCounts, RelaySettings, RelayStats};
 pub use settings::WorkerSettings;
 pub use stats::{Counts, Stats};
