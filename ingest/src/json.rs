@@ -273,7 +273,7 @@ mod tests {
         check(r#"{"a":1e400}"#, "/a: number out of range");
         check(r#"{"a":[0,-1e999999]}"#, "/a/1: number out of range");
         check(
-            &format!(r#"{{"a":1{}}}"#, "0".repeat(400)),
+            format!(r#"{{"a":1{}}}"#, "0".repeat(400)),
             "/a: number out of range",
         );
         check(r#"{"a":1e-400}"#, "taken");
