@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 use shardlane_router::{Slot, SlotMap};
-use shardlane_sql::{Backend, CitusPath, Layout, Store, StoreOptions};
+use shardlane_sql::{Backend, CitusPath, Layout, ParkLimits, Store, StoreOptions};
 use shardlane_worker::{MapDocument, MapTiming, MapWatch, TopicSet, read_map as read_newest};
 
 use crate::migrate::read_map;
@@ -37,6 +37,25 @@ pub(crate) struct BackendArgs {
     /// Connections over all servers
     #[arg(long, default_value_t = 8)]
     connections: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ParkArgs {
+    /// How long an event may wait for one that it needs; then it is a dead letter
+    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "10m")]
+    park_max: Duration,
+    /// Events of one user and source that may wait; 0: what comes too early is a dead letter at once
+    #[arg(long, value_name = "EVENTS", default_value_t = 1_000)]
+    park_rows_max: usize,
+}
+
+impl ParkArgs {
+    pub(crate) fn limits(&self) -> ParkLimits {
+        ParkLimits {
+            park_max: self.park_max,
+            park_rows_max: self.park_rows_max,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -147,10 +166,15 @@ impl BackendArgs {
         })
     }
 
-    pub(crate) async fn connect(&self, map: &SlotMap) -> anyhow::Result<Arc<Store>> {
+    pub(crate) async fn connect(
+        &self,
+        map: &SlotMap,
+        park: ParkLimits,
+    ) -> anyhow::Result<Arc<Store>> {
         let backend = self.backend(map)?;
         let options = StoreOptions {
             connections_max: self.connections,
+            park,
             ..StoreOptions::default()
         };
         Ok(Arc::new(Store::connect(backend, options).await?))

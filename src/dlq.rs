@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use shardlane_domain::{DeadLetter, LetterFilter, Listing, ReplayEnd, ReplayOptions, Replayed};
-use shardlane_sql::Store;
+use shardlane_sql::{ParkLimits, Store};
 use shardlane_worker::{DeadLetterLog, Publisher, TopicSet};
 use uuid::Uuid;
 
@@ -163,7 +163,7 @@ impl StoreArgs {
             }
             None => {
                 let map = self.map.read(self.backend.shards())?;
-                Letters::Database(self.backend.connect(&map).await?)
+                Letters::Database(self.backend.connect(&map, ParkLimits::default()).await?)
             }
         })
     }

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use shardlane_ingest::{IngestSettings, Mode, Sources, serve};
+use shardlane_ingest::{IngestSettings, Mode, Server, Sources};
 use shardlane_worker::{Publisher, TopicSet};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::{BackendArgs, MapArgs};
+use crate::backend::{BackendArgs, MapArgs, ParkArgs};
 
 /// Take webhooks over HTTP, into Kafka or straight into the database
 #[derive(Debug, Args)]
@@ -41,6 +41,8 @@ pub(crate) struct IngestArgs {
     backend: BackendArgs,
     #[command(flatten)]
     map: MapArgs,
+    #[command(flatten)]
+    park: ParkArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -54,7 +56,7 @@ impl IngestArgs {
         let settings = self.settings()?;
         let own = self.map.read(self.backend.shards())?;
         let mode = match self.mode {
-            ModeName::Direct => Mode::Direct(self.backend.connect(&own).await?),
+            ModeName::Direct => Mode::Direct(self.backend.connect(&own, self.park.limits()).await?),
             ModeName::Kafka => {
                 let Some(kafka) = self.kafka else {
                     bail!(
@@ -83,11 +85,12 @@ impl IngestArgs {
         } else {
             "http"
         };
+        let server = Server::bind(settings, mode).await?;
         eprintln!(
             "ingest: listening on {scheme}://{}; Ctrl-C stops it",
-            settings.listen
+            server.address()
         );
-        serve(settings, mode, shutdown).await?;
+        server.run(shutdown).await?;
         Ok(ExitCode::SUCCESS)
     }
 

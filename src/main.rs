@@ -13,6 +13,7 @@ mod relay;
 mod reshard;
 mod route;
 mod topics;
+mod traces;
 mod up;
 mod worker;
 
@@ -23,6 +24,8 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "shardlane", version, about, propagate_version = true)]
 struct Cli {
+    #[command(flatten)]
+    traces: traces::TraceArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -49,13 +52,13 @@ enum Command {
 /// 0: done. 1: done, and something disagrees or is not as it should be. 2: bad arguments, or it could not be done.
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    let _traces = match cli.traces.start() {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use shardlane_sql::ParkLimits;
 use shardlane_worker::{Relay, RelaySettings, TopicSet};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,7 +36,7 @@ pub(crate) struct RelayArgs {
 impl RelayArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let own = self.map.read(self.backend.shards())?;
-        let store = self.backend.connect(&own).await?;
+        let store = self.backend.connect(&own, ParkLimits::default()).await?;
         let topics = TopicSet::with_prefix(&self.prefix);
         let watch = self.map.follow(&self.kafka, &topics, &own).await?;
         let mut settings = RelaySettings::new(self.kafka, topics, watch);

@@ -10,8 +10,10 @@ use shardlane_sql::RetentionSettings;
 use shardlane_worker::{Relay, RelaySettings, StatsServer, TopicSet, Worker, WorkerSettings};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::{BackendArgs, MapArgs, parse_span};
+use crate::backend::{BackendArgs, MapArgs, ParkArgs, parse_span};
 use crate::topics::alignment_note;
+
+const MIB: usize = 1024 * 1024;
 
 /// Take webhooks from Kafka to the shards
 #[derive(Debug, Args)]
@@ -20,6 +22,8 @@ pub(crate) struct WorkerArgs {
     backend: BackendArgs,
     #[command(flatten)]
     map: MapArgs,
+    #[command(flatten)]
+    park: ParkArgs,
     /// Kafka bootstrap servers
     #[arg(long, env = "SHARDLANE_KAFKA", value_name = "HOST:PORT")]
     kafka: String,
@@ -42,7 +46,23 @@ pub(crate) struct WorkerArgs {
     /// How old dead letters are replayed by `dlq replay`, from when their webhooks were accepted
     #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "2d")]
     replay_window: Duration,
-    /// Answer GET /livez, /stats and /hot here; /hot names users, so let only operators reach it
+    /// A name that this worker has after each restart, and no other worker of the group: then a restart within the session
+    /// timeout moves no partition
+    #[arg(long, env = "SHARDLANE_GROUP_INSTANCE_ID", value_name = "NAME")]
+    group_instance_id: Option<String>,
+    /// Seconds after which a silent worker's partitions go to others; brokers want 6 to 1800
+    #[arg(long, default_value_t = 45, value_parser = clap::value_parser!(u64).range(1..))]
+    session_timeout_seconds: u64,
+    /// MiB of records that are taken from Kafka and not done, over all partitions
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    in_flight_mib_max: u16,
+    /// MiB that the Kafka client may fetch ahead, over all topics
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    fetch_ahead_mib_max: u16,
+    /// Seconds for which a partition may give nothing though its log goes on, before its consumer is made anew
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    stall_seconds_max: u64,
+    /// Answer GET /livez, /readyz, /metrics, /stats and /hot here; /hot names users, so let only operators reach it
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<SocketAddr>,
 }
@@ -66,7 +86,7 @@ impl WorkerArgs {
             None => None,
         };
         let own = self.map.read(self.backend.shards())?;
-        let store = self.backend.connect(&own).await?;
+        let store = self.backend.connect(&own, self.park.limits()).await?;
         let topics = TopicSet::with_prefix(&self.prefix);
         let watch = self.map.follow(&self.kafka, &topics, &own).await?;
         let partitions = watch.snapshot();
@@ -74,10 +94,14 @@ impl WorkerArgs {
             eprintln!("worker: {note}");
         }
         let mut settings = WorkerSettings::new(self.kafka, self.group, topics, watch);
-        let map = partitions.document.map().clone();
         settings.batch_rows_max = self.batch_rows_max;
         settings.inbox_retention = self.inbox_retention.0.map(RetentionSettings::new);
         settings.replay_window = self.replay_window;
+        settings.group_instance_id = self.group_instance_id;
+        settings.session_timeout = Duration::from_secs(self.session_timeout_seconds);
+        settings.in_flight_bytes_max = usize::from(self.in_flight_mib_max) * MIB;
+        settings.fetch_ahead_bytes_max = usize::from(self.fetch_ahead_mib_max) * MIB;
+        settings.stall_max = Duration::from_secs(self.stall_seconds_max);
         let (mut interrupt, mut terminate) = (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
@@ -100,7 +124,7 @@ impl WorkerArgs {
             }
             eprintln!("worker: answers on http://{}", server.address());
             // Ends with the command.
-            tokio::spawn(server.run(Arc::clone(&stats), store, map));
+            tokio::spawn(server.run(worker.view()));
         }
         eprintln!("worker: running; Ctrl-C stops it");
         tokio::select! {
@@ -119,12 +143,14 @@ impl WorkerArgs {
         }
         let counts = stats.counts();
         eprintln!(
-            "worker: {} records done, {} applied, {} duplicates, {} stale, {} dead letters",
+            "worker: {} records done, {} applied, {} duplicates, {} stale, {} parked, {} released, {} dead letters",
             counts.done,
             counts.applied,
             counts.duplicates,
             counts.stale,
-            counts.illegal + counts.too_early + counts.different_payload + counts.malformed
+            counts.parked,
+            counts.released,
+            counts.dead_letters()
         );
         result?;
         Ok(ExitCode::SUCCESS)

@@ -44,7 +44,10 @@ fn what_cannot_be_understood_is_refused_before_anybody_is_asked() {
         &["dlq", "show", "x", "--from", "kafka", "--database", "x"],
         "no broker is named",
     );
-    refused(&["dlq", "replay", "--replay-window", "soon"], "2d");
+    refused(
+        &["dlq", "replay", "--replay-window", "soon"],
+        "such as 90s, 2h or 7d",
+    );
     refused(
         &["dlq", "show", "17", "--kafka", "127.0.0.1:1"],
         "orders.webhooks.DLQ/0/17",

@@ -42,7 +42,9 @@ impl World {
         let (kafka, db) = (kafka().await?, TestDb::new(layout).await?);
         let prefix = unique("relay");
         let topics = TopicSet::with_prefix(&prefix);
-        create_topics(&kafka, &topics, TEST_PARTITIONS, 1, &[])
+        // The events are years old, and Kafka would take them for expired.
+        let keep = [("retention.ms", "-1")];
+        create_topics(&kafka, &topics, TEST_PARTITIONS, 1, &keep)
             .await
             .unwrap();
         let world = World {

@@ -2,7 +2,7 @@
 //! decoding, against nothing at all. The writers are `shardlane-sql`'s own transactions; in the other two ways a rule
 //! replaces what is inserted into `outbox`. docs/decisions/0009 says what was made of the figures.
 //!
-//! `cargo bench -p shardlane-bench --bench outbox`, about a minute; OUTBOX_EVENTS sets how many events a cell writes.
+//! `cargo bench -p shardlane-bench --bench outbox`, some minutes; OUTBOX_EVENTS sets how many events a cell writes.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -51,12 +51,14 @@ struct Figures {
     dead_rows: f64,
 }
 
+type Figure = fn(&Figures) -> f64;
+
 #[tokio::main]
 async fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let events = std::env::var("OUTBOX_EVENTS").map_or(40_000, |text| text.parse().unwrap());
+    let events = std::env::var("OUTBOX_EVENTS").map_or(10_000, |text| text.parse().unwrap());
     let settings = [("wal_level", "logical"), ("autovacuum_naptime", "1s")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let options = PostgresOptions {
@@ -85,7 +87,7 @@ fn print(ways: &[Way], all: &[Vec<Figures>], events: usize) {
     println!(
         "{events} events a cell, batches of {BATCH}, {WRITERS} writers; medians of {ROUNDS} rounds"
     );
-    let columns: [(&str, fn(&Figures) -> f64); 8] = [
+    let columns: [(&str, Figure); 8] = [
         ("written events/s", |it| it.rate),
         ("server CPU us/event", |it| it.server_us),
         ("  of it relay's backend", |it| it.relay_us),
@@ -107,7 +109,7 @@ fn print(ways: &[Way], all: &[Vec<Figures>], events: usize) {
     }
 }
 
-fn median(figures: &[Figures], get: fn(&Figures) -> f64) -> f64 {
+fn median(figures: &[Figures], get: Figure) -> f64 {
     let mut values: Vec<f64> = figures.iter().map(get).collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -159,8 +161,9 @@ async fn cell(server: &Postgres, way: Way, live: bool, events: usize) -> Figures
         relay = Relay::start(way, &store, &url, &name).await;
     }
     if let Some(relay) = relay {
-        figures.relay_us = relay.stop(&client, events).await * 1e6 / events as f64;
-        figures.drain_rate = events as f64 / draining.elapsed().as_secs_f64();
+        let (cpu, until) = relay.stop(&client, events).await;
+        figures.relay_us = cpu * 1e6 / events as f64;
+        figures.drain_rate = events as f64 / (until - draining).as_secs_f64();
     }
     figures.server_us = (server.cpu_seconds() - cpu) * 1e6 / events as f64;
     // What autovacuum does in two of its rounds is part of the way.
@@ -289,25 +292,24 @@ impl Relay {
         }
     }
 
-    /// Waits until all events have left. The CPU seconds of the server process that served it.
-    async fn stop(self, client: &Client, events: usize) -> f64 {
+    /// Waits until all events have left: the CPU seconds of the server process that served it, and when that was.
+    async fn stop(self, client: &Client, events: usize) -> (f64, Instant) {
         match self {
             Relay::Table { pid, stop, task } => {
                 let count = "select count(*)::float8 from (select 1 from outbox limit 1) x";
                 while number(client, count).await > 0.0 {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                let cpu = cpu_seconds(pid);
+                let served = (cpu_seconds(pid), Instant::now());
                 stop.store(true, Ordering::Relaxed);
                 assert_eq!(task.await.unwrap(), events);
-                cpu
+                served
             }
             Relay::Message {
                 mut child,
                 slot,
                 output,
             } => {
-                // Sent is what counts; it is acknowledged within a second.
                 let sent = "select pid, sent_lsn >= $2::text::pg_lsn from pg_stat_replication \
                             join pg_replication_slots on active_pid = pid where slot_name = $1";
                 let end: String = client
@@ -323,20 +325,26 @@ impl Relay {
                     }
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 };
-                let cpu = cpu_seconds(pid);
+                let served = (cpu_seconds(pid), Instant::now());
+                // Sent is not yet written down.
+                while messages_in(output.path()) < events {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
                 let mut interrupt = Command::new("kill");
                 interrupt.arg("-INT").arg(child.id().to_string());
                 assert!(interrupt.status().unwrap().success());
                 child.wait().unwrap();
-                let bytes = std::fs::read(output.path()).unwrap();
-                let messages = bytes
-                    .windows(PREFIX.len())
-                    .filter(|it| *it == PREFIX.as_bytes());
-                assert_eq!(messages.count(), events);
-                cpu
+                assert_eq!(messages_in(output.path()), events);
+                served
             }
         }
     }
+}
+
+fn messages_in(file: &std::path::Path) -> usize {
+    let bytes = std::fs::read(file).unwrap();
+    let messages = bytes.windows(PREFIX.len());
+    messages.filter(|it| *it == PREFIX.as_bytes()).count()
 }
 
 async fn empty(mut session: OutboxSession, stop: Arc<AtomicBool>) -> usize {

@@ -140,7 +140,10 @@ impl Outcome {
                 ("duplicate", counts.duplicates),
                 ("stale", counts.stale),
                 ("illegal", counts.illegal),
+                ("parked", counts.parked),
+                ("released", counts.released),
                 ("out_of_order", counts.too_early),
+                ("queue_full", counts.queue_full),
                 ("duplicate_with_different_payload", counts.different_payload),
                 ("malformed", counts.malformed),
                 ("fenced", counts.fenced),
@@ -160,8 +163,11 @@ impl Outcome {
         count("applied", report.applied);
         count("duplicate", report.duplicates);
         count("stale", report.stale);
-        for rejected in &report.rejected {
-            count(RejectReason::class(rejected.reason), 1);
+        count("parked", report.parked);
+        count("released", report.released);
+        let parked = report.letters.iter().map(|letter| letter.reason);
+        for reason in report.rejected.iter().map(|it| it.reason).chain(parked) {
+            count(RejectReason::class(reason), 1);
         }
         self.rows += report.rows;
         self.batches += 1;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use jiff::Timestamp;
 use shardlane_sql::Store;
 use shardlane_worker::{Worker, WorkerSettings};
 
@@ -20,7 +21,7 @@ pub(crate) async fn consume(
     events: u64,
     progress: impl Fn(u64),
 ) -> anyhow::Result<Outcome> {
-    let mut worker = Worker::start(settings, store).await?;
+    let mut worker = Worker::start(settings, Arc::clone(&store)).await?;
     let stats = worker.stats();
     let mut last = (0, Instant::now());
     let finished = loop {
@@ -42,6 +43,14 @@ pub(crate) async fn consume(
             );
         }
     };
+    // A dispute whose order was being created at the same moment is left to the sweep.
+    let done = Instant::now();
+    while finished.is_some() && !store.is_settled(Timestamp::now()).await? {
+        if done.elapsed() > STALLED_MAX {
+            bail!("what waits in the database does not move");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     worker.stop().await?;
     let Some(finished) = finished else {
         bail!("the worker ended without an error")

@@ -138,6 +138,7 @@ async fn run_layout(
                 connections_max: settings.connections,
                 connect_timeout: Duration::from_secs(10),
                 poll_interval: Duration::from_secs(1),
+                ..StoreOptions::default()
             },
         )
         .await?,

@@ -385,13 +385,16 @@ mod tests {
                     }
                     other => name(&other),
                 },
-                Body::Dispute(change) => match DisputeState::apply(disputes.get(&key), change) {
-                    Outcome::Applied(state) => {
-                        disputes.insert(key, state);
-                        "applied dispute"
+                Body::Dispute(change) => {
+                    let order_exists = orders.contains_key(&key);
+                    match DisputeState::apply(disputes.get(&key), order_exists, change) {
+                        Outcome::Applied(state) => {
+                            disputes.insert(key, state);
+                            "applied dispute"
+                        }
+                        other => name(&other),
                     }
-                    other => name(&other),
-                },
+                }
             };
             *counts.entry(outcome).or_default() += 1;
         }

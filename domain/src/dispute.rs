@@ -112,13 +112,17 @@ pub struct DisputeState {
 }
 
 impl DisputeState {
-    /// Applies one change; `None` is a dispute that nothing is known of.
-    pub fn apply(state: Option<&DisputeState>, change: &DisputeChange) -> Outcome<DisputeState> {
+    /// Applies one change; `None` is a dispute that nothing is known of. It is opened only over an order that exists.
+    pub fn apply(
+        state: Option<&DisputeState>,
+        order_exists: bool,
+        change: &DisputeChange,
+    ) -> Outcome<DisputeState> {
         use DisputeAction as Action;
         use DisputeStatus as Status;
         let Some(state) = state else {
             return match change.action {
-                Action::Opened => Outcome::Applied(DisputeState {
+                Action::Opened if order_exists => Outcome::Applied(DisputeState {
                     status: Status::Open,
                     version: 1,
                     reason: change.reason.clone(),
@@ -127,7 +131,8 @@ impl DisputeState {
                     updated_at: change.occurred_at,
                     evidence_due_at: change.evidence_due_at,
                 }),
-                Action::Updated
+                Action::Opened
+                | Action::Updated
                 | Action::Closed(_)
                 | Action::ReviewStarted
                 | Action::EvidenceSubmitted
@@ -220,7 +225,7 @@ mod tests {
     /// The statuses that the eight `ACTIONS` lead to from `from`, `-` where there is no transition.
     fn check(from: DisputeStatus, expect: [&str; 8]) {
         let reached = ACTIONS.map(|action| {
-            match DisputeState::apply(Some(&state(from)), &change(action, 20)) {
+            match DisputeState::apply(Some(&state(from)), true, &change(action, 20)) {
                 Outcome::Applied(next) => {
                     assert_eq!(next.version, 4);
                     next.status.as_str()
@@ -272,11 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn only_an_opening_starts_a_dispute() {
-        for action in ACTIONS {
-            let outcome = DisputeState::apply(None, &change(action, 10));
+    fn only_an_opening_over_an_order_starts_a_dispute() {
+        for (order_exists, action) in [true, false]
+            .into_iter()
+            .flat_map(|it| ACTIONS.map(|action| (it, action)))
+        {
+            let outcome = DisputeState::apply(None, order_exists, &change(action, 10));
             match action {
-                DisputeAction::Opened => {
+                DisputeAction::Opened if order_exists => {
                     assert!(matches!(outcome, Outcome::Applied(s) if s.version == 1));
                 }
                 _ => assert_eq!(outcome, Outcome::TooEarly, "{action:?}"),
@@ -288,7 +296,7 @@ mod tests {
     fn an_older_event_is_stale_even_in_a_final_state() {
         for status in DisputeStatus::ALL {
             for action in ACTIONS {
-                let outcome = DisputeState::apply(Some(&state(*status)), &change(action, 5));
+                let outcome = DisputeState::apply(Some(&state(*status)), true, &change(action, 5));
                 assert_eq!(outcome, Outcome::Stale, "{status} x {action:?}");
             }
         }

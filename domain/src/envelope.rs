@@ -165,6 +165,14 @@ impl Event {
         })
     }
 
+    /// Whether it opens the order or the dispute that it is about: other events of it wait for this one.
+    pub fn opens(&self) -> bool {
+        match &self.body {
+            Body::Order(change) => change.status == OrderStatus::Created,
+            Body::Dispute(change) => change.action == DisputeAction::Opened,
+        }
+    }
+
     /// When the event happened at the provider.
     pub fn occurred_at(&self) -> Timestamp {
         match &self.body {

@@ -10,7 +10,7 @@ use crate::{DeadLetter, Source};
 
 /// One condition of a [`LetterFilter`].
 #[derive(Debug, Clone)]
-pub enum Condition {
+enum Condition {
     /// `class=illegal`
     Class(String),
     /// `user=550e8400-...`

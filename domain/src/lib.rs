@@ -24,7 +24,7 @@ pub use dispute::{DisputeAction, DisputeChange, DisputeState, DisputeStatus, Res
 pub use envelope::{
     Body, DEPTH_MAX, DecodeError, Event, FIELD_BYTES_MAX, PAYLOAD_BYTES_MAX, Source, UnknownSource,
 };
-pub use letter_filter::{BadFilter, Condition, LetterFilter, span};
+pub use letter_filter::{BadFilter, LetterFilter, span};
 pub use money::{Money, MoneyError};
 pub use order::{OrderChange, OrderState, OrderStatus};
 

@@ -8,14 +8,15 @@
 //! - **Nothing is parsed before it is authentic**, unless the source says `signature = "off"`, of which the start warns.
 //! - **Not authentic: 401, and nothing is kept. Authentic and unprocessable: a dead letter**, then 400 or 422 with the
 //!   place; sending it again would not help.
-//! - **Acknowledged means durable**: 202 after the broker's acks=all, 200 after the database's commit. Every other
+//! - **Acknowledged means durable**: 202 after the broker's acks=all, 200 after the database's commit, and 202 after it
+//!   where the event waits there for another one. Every other
 //!   answer means that the provider should look, or send again; sending again is always safe.
 //! - **The body travels as it came**: what was sent is published and stored, byte for byte.
 //! - **Direct mode loses nothing either**: what is refused for good is a dead letter before it is answered.
 //! - **Every error is an RFC 9457 problem**, also those of the router, the limits and the deadline.
 //! - **Everything is bounded**: connections, headers, bodies, requests, probes, retries, the stop.
-//! - **No payload and no secret in a log**: spans carry ids, logs carry our errors; what a decoder quotes goes to its
-//!   sender only.
+//! - **No payload, no secret and no user in a log**: spans carry the user's token, logs carry our errors; what a decoder
+//!   quotes goes to its sender only.
 //! - Absent: routing and SQL, which `shardlane-worker` and `shardlane-sql` have.
 //!
 //! [`Event::decode`]: shardlane_domain::Event::decode
@@ -24,7 +25,9 @@ mod dead_letter;
 mod error;
 mod health;
 mod json;
+mod metrics;
 mod mode;
+mod parked;
 mod problem;
 mod request_id;
 mod schema;
@@ -41,10 +44,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{from_fn, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use shardlane_domain::PAYLOAD_BYTES_MAX;
+use shardlane_worker::Probe;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
@@ -52,20 +56,23 @@ use tower_http::trace::TraceLayer;
 pub use dead_letter::replay;
 pub use error::IngestError;
 pub use mode::Mode;
-pub use problem::{PROBLEM_NAMES, PROBLEM_TYPE_PREFIX, RETRY_AFTER_SECONDS};
+pub use problem::{PROBLEM_NAMES, RETRY_AFTER_SECONDS};
 pub use server::{Server, serve};
 pub use settings::{IngestSettings, TlsFiles};
+pub use shardlane_worker::PROBLEM_TYPE_PREFIX;
 pub use sources::Sources;
 
 /// Everything that the front door answers. The layers stand inside out: the last one sees a request first.
 pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
+    let metrics = Arc::new(metrics::Metrics::new(&mode));
     let door = Arc::new(webhook::Door {
         mode,
         sources: settings.sources.clone(),
+        metrics: Arc::clone(&metrics),
         body_deadline: settings.body_deadline,
         // Half, so that the last try has time to end, and the answer names the reason.
         retry_budget: settings.request_deadline / 2,
-        probe: health::Probe::new(settings.probe_deadline),
+        probe: Probe::new(settings.probe_deadline),
         keep_undecodable: settings.keep_undecodable,
     });
     let secure = secure_headers(settings.tls.is_some());
@@ -82,6 +89,10 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
     router
         .fallback(not_found)
         .with_state(door)
+        .route(
+            "/metrics",
+            get(metrics::answer).with_state(Arc::clone(&metrics)),
+        )
         .layer(RequestBodyLimitLayer::new(PAYLOAD_BYTES_MAX))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -92,6 +103,7 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
             response.headers_mut().extend(secure.clone());
             std::future::ready(response)
         }))
+        .layer(from_fn_with_state(metrics, metrics::measure))
         .layer(TraceLayer::new_for_http().make_span_with(span))
         .layer(from_fn(request_id::carry))
 }
@@ -139,13 +151,18 @@ fn secure_headers(tls: bool) -> HeaderMap {
 /// A query or a header could carry what is nobody's business in a log, so neither is here.
 fn span(request: &Request) -> tracing::Span {
     let id = request.headers().get(request_id::REQUEST_ID);
-    tracing::info_span!(
+    let span = tracing::info_span!(
         "request",
+        otel.kind = "server",
         method = %request.method(),
         path = request.uri().path(),
         request_id = id.and_then(|id| id.to_str().ok()),
         source = tracing::field::Empty,
-        user_id = tracing::field::Empty,
+        user_token = tracing::field::Empty,
         event_id = tracing::field::Empty,
-    )
+    );
+    if let Some(trace) = webhook::trace_of(request.headers()) {
+        trace.adopt(&span);
+    }
+    span
 }

@@ -8,13 +8,18 @@ use std::time::{Duration, Instant};
 use axum::http::HeaderMap;
 use backon::{ExponentialBuilder, Retryable};
 use shardlane_domain::Event;
-use shardlane_sql::{ErrorClass, NewLetter, Record, RejectReason, SqlError, Store};
+use shardlane_sql::{
+    ErrorClass, EventOutcome, KeepLetters as _, NewLetter, Record, RejectReason, SqlError, Store,
+};
 use shardlane_worker::{PublishError, Published, Publisher, Refused};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use crate::dead_letter;
+use crate::parked::Keeper;
 use crate::problem::Problem;
-use crate::webhook::Answer;
+use crate::webhook::{Answer, trace_of};
 
 /// Where events go.
 #[derive(Clone)]
@@ -40,7 +45,7 @@ impl Mode {
         retry_budget: Duration,
     ) -> Result<Answer, Problem> {
         match self {
-            Mode::Kafka(publisher) => publish(publisher, &event).await,
+            Mode::Kafka(publisher) => publish(publisher, &event, headers).await,
             Mode::Direct(store) => {
                 apply(store, event, dead_letter::kept(headers), retry_budget).await
             }
@@ -76,62 +81,77 @@ impl Mode {
         }
     }
 
-    /// Asks the broker or the database for anything at all. `turn` is given back when the question is over, which
-    /// may be after the caller went away.
-    pub(crate) async fn ping(
-        &self,
-        deadline: Duration,
-        turn: Option<OwnedSemaphorePermit>,
-    ) -> Result<(), Problem> {
-        let silence = Problem::NotReady {
-            what: self.silence(),
-        };
+    /// For counting.
+    pub(crate) fn name(&self) -> &'static str {
         match self {
-            Mode::Kafka(publisher) => {
-                let publisher = publisher.clone();
-                let question = tokio::task::spawn_blocking(move || {
-                    let answer = publisher.ping(deadline);
-                    drop(turn);
-                    answer
-                });
-                match question.await {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(error)) => {
-                        tracing::warn!(error = chain(&error), "not ready");
-                        let what = refusal(&error).unwrap_or(self.silence());
-                        Err(Problem::NotReady { what })
-                    }
-                    Err(error) => {
-                        tracing::error!(error = chain(&error), "the probe panicked");
-                        Err(silence)
-                    }
-                }
-            }
-            Mode::Direct(store) => {
-                let answer = store.ping().await;
-                drop(turn);
-                answer.map(drop).map_err(|error| {
-                    tracing::warn!(error = chain(&error), "the database does not answer");
-                    silence
-                })
-            }
+            Mode::Kafka(_) => "kafka",
+            Mode::Direct(_) => "direct",
         }
     }
 
-    /// What a probe says when nobody answers.
-    pub(crate) fn silence(&self) -> &'static str {
+    /// Asks the broker, or all shards, for anything at all. `turn` is given back when the question is over, which may be
+    /// after the caller went away.
+    pub(crate) async fn ping(
+        &self,
+        deadline: Duration,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<(), Problem> {
         match self {
-            Mode::Kafka(_) => "the Kafka broker does not answer",
-            Mode::Direct(_) => "the database does not answer",
+            Mode::Kafka(publisher) => ping_broker(publisher.clone(), deadline, turn).await,
+            Mode::Direct(store) => {
+                let down = store.servers_down(deadline).await;
+                drop(turn);
+                if down.is_empty() {
+                    return Ok(());
+                }
+                // Where they are is for the log: anybody may ask the front door.
+                let shards = down.iter().flat_map(|down| &down.shards);
+                let named: Vec<String> = shards.map(|shard| format!("shard {shard}")).collect();
+                tracing::warn!(?down, "not ready");
+                let what = format!("the database does not answer: {}", named.join(", "));
+                Err(Problem::NotReady { what: what.into() })
+            }
         }
     }
+}
+
+const SILENCE: &str = "the Kafka broker does not answer";
+
+async fn ping_broker(
+    publisher: Publisher,
+    deadline: Duration,
+    turn: OwnedSemaphorePermit,
+) -> Result<(), Problem> {
+    let question = tokio::task::spawn_blocking(move || {
+        let answer = publisher.ping(deadline);
+        drop(turn);
+        answer
+    });
+    let what = match timeout(deadline, question).await {
+        Ok(Ok(Ok(()))) => return Ok(()),
+        Ok(Ok(Err(error))) => {
+            tracing::warn!(error = chain(&error), "not ready");
+            refusal(&error).unwrap_or(SILENCE)
+        }
+        Ok(Err(error)) => {
+            tracing::error!(error = chain(&error), "the probe panicked");
+            SILENCE
+        }
+        Err(_) => SILENCE,
+    };
+    Err(Problem::NotReady { what: what.into() })
 }
 
 /// Whatever Kafka's reason, the event is not acknowledged and may be sent again: a broker that is away comes back,
 /// and a missing topic or right is an operator's to mend. The event itself cannot be at fault: it was validated,
 /// and is far below a record's limit.
-async fn publish(publisher: &Publisher, event: &Event) -> Result<Answer, Problem> {
-    match publisher.publish(event).await {
+async fn publish(
+    publisher: &Publisher,
+    event: &Event,
+    headers: &HeaderMap,
+) -> Result<Answer, Problem> {
+    let trace = trace_of(headers);
+    match publisher.publish_in(event, trace.as_ref()).await {
         Ok(published) => Ok(Answer::Accepted {
             partition: published.partition,
             offset: published.offset,
@@ -229,27 +249,44 @@ fn passes(error: &SqlError) -> bool {
 async fn apply_once(store: &Store, records: &[Record; 1]) -> Result<Fate, SqlError> {
     let routes = store.routes();
     let target = routes.target_of(records[0].event.user_id);
-    let staged = match store.stage(target.ok_or(SqlError::Frozen)?, records).await {
+    let target = target.ok_or(SqlError::Frozen)?;
+    let mut staged = match store.stage(target, records).await {
         Err(error) if error.class() == ErrorClass::Rerouted => {
             store.refresh(routes.epoch()).await;
             return Err(error);
         }
         staged => staged?,
     };
+    if let Err(error) = Keeper(store).keep(&staged.report().letters).await {
+        // They wait on, and this event is not held up by them.
+        tracing::warn!("dead letters are not kept: {error}");
+        staged.rollback().await?;
+        staged = store.stage_without_release(target, records).await?;
+    }
     if let Some(rejected) = staged.report().rejected.first() {
         let reason = rejected.reason;
         // The inbox forgets it too, so that it may be sent again.
         staged.rollback().await?;
         return Ok(Fate::Rejected(reason));
     }
-    let report = staged.commit().await?;
-    Ok(Fate::Kept(if report.applied > 0 {
-        Answer::Applied
-    } else if report.stale > 0 {
-        Answer::Stale
-    } else {
-        Answer::Duplicate
-    }))
+    let report = staged
+        .commit()
+        .instrument(tracing::info_span!("commit"))
+        .await?;
+    let answer = match report.outcomes.first() {
+        Some(EventOutcome::Applied) => Answer::Applied,
+        Some(EventOutcome::Stale) => Answer::Stale,
+        Some(EventOutcome::Parked) => Answer::Parked,
+        // The others are rejected, and one event has one outcome.
+        Some(
+            EventOutcome::Duplicate
+            | EventOutcome::DuplicateWithDifferentPayload
+            | EventOutcome::Illegal
+            | EventOutcome::DeadLettered,
+        )
+        | None => Answer::Duplicate,
+    };
+    Ok(Fate::Kept(answer))
 }
 
 fn sqlstate(error: &SqlError) -> &str {

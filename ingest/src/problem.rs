@@ -2,20 +2,14 @@
 
 use std::borrow::Cow;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use shardlane_domain::PAYLOAD_BYTES_MAX;
 use shardlane_sql::RejectReason;
+use shardlane_worker::{PROBLEM_TYPE_PREFIX, ProblemDetails};
 
 use crate::json::Flaw;
 use crate::signature::NotAuthentic;
-
-/// What each problem's type begins with; the name after it never changes its meaning. The `problem_details` crate
-/// keeps a type as `http::Uri`, which cannot hold a URN.
-pub const PROBLEM_TYPE_PREFIX: &str = "urn:shardlane:problem:";
-/// When to try again after a 503.
-pub const RETRY_AFTER_SECONDS: u16 = 5;
 
 /// The names behind the prefix: `docs/problems` has a page for each.
 pub const PROBLEM_NAMES: [&str; 19] = [
@@ -40,7 +34,12 @@ pub const PROBLEM_NAMES: [&str; 19] = [
     "unstorable-event",
 ];
 
-const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// When to try again after a 503.
+pub const RETRY_AFTER_SECONDS: u16 = 5;
+
+/// The name of the problem that an answer tells, for whoever counts them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusal(pub(crate) &'static str);
 
 /// What can be wrong with a request, or with us.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,25 +81,13 @@ pub(crate) enum Problem {
         what: &'static str,
     },
     NotReady {
-        what: &'static str,
+        what: Cow<'static, str>,
     },
     Deadline,
     /// Ours, and somebody must look.
     Internal,
     /// Whatever else the HTTP library answers.
     Other(StatusCode),
-}
-
-/// The members of RFC 9457, section 3.1.
-#[derive(Serialize)]
-struct Body<'a> {
-    r#type: Cow<'a, str>,
-    title: &'a str,
-    status: u16,
-    detail: Cow<'a, str>,
-    /// An extension: where in the payload, as a JSON pointer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pointer: Option<&'a str>,
 }
 
 impl Problem {
@@ -194,7 +181,7 @@ impl Problem {
                 S::SERVICE_UNAVAILABLE,
                 "not-ready",
                 "Not ready",
-                (*what).into(),
+                what.as_ref().into(),
             ),
             Problem::Deadline => (
                 S::SERVICE_UNAVAILABLE,
@@ -250,6 +237,16 @@ fn rejected(reason: RejectReason) -> (StatusCode, &'static str, &'static str, Co
             "Out of order",
             "send the opening event, then this one again",
         ),
+        RejectReason::QueueFull => (
+            "queue-full",
+            "Queue full",
+            "send the events that the waiting ones need, then this one again",
+        ),
+        RejectReason::Refused => (
+            "unstorable-event",
+            "Event cannot be stored",
+            "correct it before sending it again",
+        ),
         RejectReason::DifferentPayload => (
             "event-id-reused",
             "Event id reused",
@@ -281,17 +278,19 @@ impl IntoResponse for Problem {
             Problem::Other(_) => Cow::Borrowed("about:blank"),
             _ => format!("{PROBLEM_TYPE_PREFIX}{name}").into(),
         };
-        let body = Body {
+        let details = ProblemDetails {
             r#type,
             title,
             status: status.as_u16(),
             detail,
+            failing: &[],
             pointer: match &self {
                 Problem::Invalid { pointer, .. } => Some(pointer),
                 _ => None,
             },
         };
-        let mut headers = HeaderMap::new();
+        let mut response = details.into_response();
+        let headers = response.headers_mut();
         match &self {
             Problem::NotAuthentic {
                 challenge: Some(challenge),
@@ -303,20 +302,16 @@ impl IntoResponse for Problem {
                 headers.insert(header::RETRY_AFTER, (*seconds).into());
             }
             Problem::ContentEncoding => {
-                headers.insert(
-                    header::ACCEPT_ENCODING,
-                    HeaderValue::from_static("identity"),
-                );
+                let identity = HeaderValue::from_static("identity");
+                headers.insert(header::ACCEPT_ENCODING, identity);
             }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
             }
             _ => {}
         }
-        let mut response = (status, headers, axum::Json(body)).into_response();
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, CONTENT_TYPE);
+        let name = if name.is_empty() { "other" } else { name };
+        response.extensions_mut().insert(Refusal(name));
         response
     }
 }
@@ -325,7 +320,7 @@ impl IntoResponse for Problem {
 pub(crate) async fn dress(response: Response) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    if !is_error || response.headers().get(header::CONTENT_TYPE) == Some(&CONTENT_TYPE) {
+    if !is_error || response.extensions().get::<Refusal>().is_some() {
         return response;
     }
     let mut dressed = Problem::of(status).into_response();

@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use shardlane_sql::Store;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,6 +19,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::parked::Sweep;
 use crate::{IngestError, IngestSettings, Mode, router, tls};
 
 /// The longest header of a request, and the read buffer of a connection.
@@ -30,6 +32,8 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     app: Router,
+    /// Direct mode's.
+    store: Option<Arc<Store>>,
     settings: IngestSettings,
     tls: Option<TlsAcceptor>,
 }
@@ -61,11 +65,16 @@ impl Server {
         };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
+        let store = match &mode {
+            Mode::Kafka(_) => None,
+            Mode::Direct(store) => Some(Arc::clone(store)),
+        };
         let app = router(mode, &settings);
         Ok(Server {
             listener,
             address,
             app,
+            store,
             settings,
             tls,
         })
@@ -86,9 +95,11 @@ impl Server {
             listener,
             address,
             app,
+            store,
             settings,
             tls,
         } = self;
+        let _sweep = store.map(Sweep::start);
         let unverified = settings.sources.unverified();
         if !unverified.is_empty() {
             tracing::warn!(

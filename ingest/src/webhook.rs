@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::{Body, HttpBody, to_bytes};
@@ -13,11 +13,13 @@ use bytes::Bytes;
 use http_body_util::LengthLimitError;
 use jiff::Timestamp;
 use serde::Serialize;
-use shardlane_worker::accepted_now;
+use shardlane_domain::Event;
+use shardlane_router::{RouteKey, TokenHash};
+use shardlane_worker::{HEADER_TRACEPARENT, HEADER_TRACESTATE, Probe, TraceContext, accepted_now};
 use tokio::time::timeout;
 
 use crate::dead_letter;
-use crate::health::Probe;
+use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::signature::NotAuthentic;
 use crate::sources::Endpoint;
@@ -27,6 +29,7 @@ use crate::{Mode, Sources};
 pub(crate) struct Door {
     pub(crate) mode: Mode,
     pub(crate) sources: Sources,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) body_deadline: Duration,
     /// After this time a failed try is the last.
     pub(crate) retry_budget: Duration,
@@ -55,6 +58,8 @@ pub(crate) enum Answer {
     Duplicate,
     /// The state knows something newer; it is in the log and changed nothing.
     Stale,
+    /// It waits in the database for an event that it needs.
+    Parked,
 }
 
 /// Verifies, validates, stamps with the time of acceptance, and hands over. The order matters: what is cheap and needs
@@ -103,11 +108,37 @@ pub(crate) async fn take(
         // Whose sender nobody knows is not kept: anybody could fill the topic or the table.
         Err(flaw) => return Err(Problem::from(flaw)),
     };
-    span.record("user_id", tracing::field::display(event.user_id))
+    span.record("user_token", token_of(&event))
         .record("event_id", &event.event_id);
-    door.mode
+    let began = Instant::now();
+    let answer = door
+        .mode
         .take(event, &head.headers, door.retry_budget)
-        .await
+        .await;
+    door.metrics
+        .handed_over(&door.mode, began.elapsed(), answer.is_ok());
+    answer
+}
+
+/// The user as traces and logs may know it: `shardlane route USER` gives the same number, which does not lead back.
+fn token_of(event: &Event) -> u32 {
+    let key = RouteKey::Uuid(event.user_id);
+    TokenHash::Postgres.token(&key).value()
+}
+
+/// The trace to which the sender says that the request belongs: of one parent; states are one list, however many headers
+/// it came in.
+pub(crate) fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    let texts = |name| {
+        let values = headers.get_all(name).iter();
+        values
+            .map(|value| value.to_str().ok())
+            .collect::<Option<Vec<_>>>()
+    };
+    let [parent] = texts(HEADER_TRACEPARENT)?[..] else {
+        return None;
+    };
+    TraceContext::parse(parent, &texts(HEADER_TRACESTATE)?.join(","))
 }
 
 impl Answer {
@@ -116,6 +147,7 @@ impl Answer {
         match self {
             Answer::Accepted { .. } => "accepted",
             Answer::Applied => "applied",
+            Answer::Parked => "parked",
             Answer::Duplicate => "duplicate",
             Answer::Stale => "stale",
         }
@@ -125,7 +157,7 @@ impl Answer {
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let status = match self {
-            Answer::Accepted { .. } => StatusCode::ACCEPTED,
+            Answer::Accepted { .. } | Answer::Parked => StatusCode::ACCEPTED,
             Answer::Applied | Answer::Duplicate | Answer::Stale => StatusCode::OK,
         };
         (status, Json(self)).into_response()

@@ -1,4 +1,4 @@
-//! What a log holds: ids and our own errors, never what a provider sent.
+//! What a log holds: ids and our own errors, never what a provider sent, and a user's token instead of the user.
 //!
 //! A binary of its own: `tracing` caches for the whole process whether anybody listens to a callsite, and a callsite
 //! that another test reaches first, in the moment in which this test's subscriber registers, stays mute for ever.
@@ -18,6 +18,7 @@ use axum::http::StatusCode;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use shardlane_ingest::{IngestSettings, Server};
+use shardlane_router::{RouteKey, TokenHash};
 use tracing_subscriber::filter::LevelFilter;
 use uuid::Uuid;
 
@@ -93,10 +94,12 @@ async fn logs_hold_the_ids_and_the_warning_and_no_payload() {
     file.rewind().unwrap();
     let mut log = String::new();
     file.read_to_string(&mut log).unwrap();
+    let token = TokenHash::Postgres.token(&RouteKey::Uuid(user)).value();
     assert!(
-        log.contains(&user.to_string()) && log.contains("e-77"),
+        log.contains(&format!("user_token={token}")) && log.contains("e-77"),
         "{log}"
     );
+    assert!(!log.contains(&user.to_string()), "{log}");
     assert!(log.contains("WEBHOOK SIGNATURES ARE NOT VERIFIED"), "{log}");
     assert!(
         log.contains("not authentic") && log.contains("a dead letter"),

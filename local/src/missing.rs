@@ -1,5 +1,6 @@
 //! What is not installed here, and how to get it.
 
+use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::{java, kafka_jars, pg_bin::PgBin, run_as::RunAs};
@@ -66,6 +67,10 @@ pub enum Missing {
         /// Maven's last words.
         detail: String,
     },
+
+    /// No promtool in `PATH`.
+    #[error("promtool: not installed here; on Debian install the package prometheus")]
+    Promtool,
 }
 
 /// Is there a PostgreSQL that can be started here?
@@ -135,4 +140,13 @@ pub fn kafka_available() -> Result<(), Missing> {
             kafka_jars::obtainable()
         })
         .clone()
+}
+
+/// Is there a promtool?
+///
+/// # Errors
+/// [`Missing`] says how to get it.
+pub fn promtool_available() -> Result<(), Missing> {
+    let asked = Command::new("promtool").arg("--version").output();
+    asked.map(drop).map_err(|_| Missing::Promtool)
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use crate::missing::{
     Missing, citus_available, kafka_available, partman_available, postgres_available,
+    promtool_available,
 };
 
 /// A server that a test may need.
@@ -17,6 +18,8 @@ pub enum Requirement {
     Citus,
     /// Apache Kafka.
     Kafka,
+    /// Prometheus's promtool. A tool and no server, so `all` does not name it.
+    Promtool,
 }
 
 impl Requirement {
@@ -28,6 +31,7 @@ impl Requirement {
             Requirement::Partman => "partman",
             Requirement::Citus => "citus",
             Requirement::Kafka => "kafka",
+            Requirement::Promtool => "promtool",
         }
     }
 
@@ -41,6 +45,7 @@ impl Requirement {
             Requirement::Partman => partman_available(),
             Requirement::Citus => citus_available(),
             Requirement::Kafka => kafka_available(),
+            Requirement::Promtool => promtool_available(),
         }
     }
 
@@ -55,10 +60,10 @@ impl Requirement {
             Err(missing) => missing,
         };
         let promised = std::env::var("SHARDLANE_REQUIRE").unwrap_or_default();
-        let promised = promised
-            .split(',')
-            .map(str::trim)
-            .any(|name| name.eq_ignore_ascii_case("all") || name.eq_ignore_ascii_case(self.name()));
+        let promised = promised.split(',').map(str::trim).any(|name| {
+            let all = self != Requirement::Promtool && name.eq_ignore_ascii_case("all");
+            all || name.eq_ignore_ascii_case(self.name())
+        });
         assert!(
             !promised,
             "SHARDLANE_REQUIRE names {}, but {missing}",
@@ -72,7 +77,7 @@ impl Requirement {
     }
 }
 
-/// `Some` if the component (`postgres`, `partman`, `citus`, `kafka`) is here; otherwise the test
+/// `Some` if the component (`postgres`, `partman`, `citus`, `kafka`, `promtool`) is here; otherwise the test
 /// is skipped with one printed line. The test's name is its thread's name.
 ///
 /// ```no_run
@@ -90,7 +95,10 @@ pub fn require(component: &str) -> Option<()> {
         "partman" => Requirement::Partman,
         "citus" => Requirement::Citus,
         "kafka" => Requirement::Kafka,
-        unknown => panic!("no such component: {unknown}; known: postgres, partman, citus, kafka"),
+        "promtool" => Requirement::Promtool,
+        unknown => {
+            panic!("no such component: {unknown}; known: postgres, partman, citus, kafka, promtool")
+        }
     };
     requirement.or_skip(requirement.check())
 }

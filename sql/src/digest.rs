@@ -7,11 +7,15 @@ use tokio_postgres::NoTls;
 use crate::SqlError;
 
 /// The tables that are compared, each with the columns in which layouts must agree. `base_version` depends on how
-/// events fell into batches, and `kafka_fence` on the topic; neither is state.
-const COMPARED: [(&str, &str); 7] = [
+/// events fell into batches, as `seq` does, and `kafka_fence` and `kafka_outcomes` on the topic; none is state.
+const COMPARED: [(&str, &str); 8] = [
     (
         "inbox",
         "user_id, source, event_id, payload_hash, received_at",
+    ),
+    (
+        "parked",
+        "user_id, source, event_id, order_id, opens, received_at, payload",
     ),
     (
         "orders",

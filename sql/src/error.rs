@@ -6,6 +6,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::identity::IdentityError;
 use crate::slots::NotASlotSet;
+use crate::sqlstate;
 
 /// A failed statement, connection or precondition.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,14 @@ pub enum SqlError {
         /// How long was waited, in seconds.
         seconds: u64,
         /// What the last attempt to connect said.
+        last: Option<String>,
+    },
+    /// There is no connection, and an attempt to make one failed.
+    #[error("shard {shard} cannot be reached{}", .last.as_deref().map(|last| format!(": {last}")).unwrap_or_default())]
+    Unreachable {
+        /// The shard.
+        shard: ShardId,
+        /// What the attempt said, unless somebody else was told.
         last: Option<String>,
     },
     /// A row was written by somebody else between our read and our write; fold anew.
@@ -50,6 +59,12 @@ pub enum SqlError {
     /// The user's slot is on its way to another shard, and nobody takes it for a moment.
     #[error("the user's slot is being moved to another shard")]
     Frozen,
+    /// Another worker sweeps this shard's parked events at the moment.
+    #[error("another worker sweeps shard {shard} at the moment")]
+    SweptElsewhere {
+        /// The shard.
+        shard: ShardId,
+    },
     /// The database is another shard than the map says, or has another epoch.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -97,9 +112,11 @@ impl SqlError {
     pub fn class(&self) -> ErrorClass {
         match self {
             SqlError::Postgres(error) => class_of(error),
-            SqlError::PoolTimeout { .. } | SqlError::Conflict { .. } | SqlError::Frozen => {
-                ErrorClass::Transient
-            }
+            SqlError::PoolTimeout { .. }
+            | SqlError::Unreachable { .. }
+            | SqlError::Conflict { .. }
+            | SqlError::SweptElsewhere { .. }
+            | SqlError::Frozen => ErrorClass::Transient,
             SqlError::Fenced { .. } => ErrorClass::Fenced,
             SqlError::Rerouted { .. } => ErrorClass::Rerouted,
             SqlError::Identity(error) if error.is_only_age() => ErrorClass::Rerouted,
@@ -117,7 +134,25 @@ impl SqlError {
     }
 }
 
-/// Classes of SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+impl SqlError {
+    /// Whether the database itself is away, for everybody: nobody answered, or it said that it takes nobody now.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            SqlError::PoolTimeout { .. } | SqlError::Unreachable { .. } => true,
+            SqlError::Postgres(error) => match error.code() {
+                // Connection, out of resources, operator intervention.
+                Some(state) => {
+                    ["08", "53", "57"].contains(&&state.code()[..2])
+                        && *state != SqlState::QUERY_CANCELED
+                }
+                None => error.is_closed() || is_io(error),
+            },
+            _ => false,
+        }
+    }
+}
+
+/// What to do about an error of the client or the server.
 fn class_of(error: &tokio_postgres::Error) -> ErrorClass {
     let Some(state) = error.code() else {
         // No SQLSTATE: the connection broke. Values that the client could not encode are our own mistake, but
@@ -128,16 +163,7 @@ fn class_of(error: &tokio_postgres::Error) -> ErrorClass {
             ErrorClass::Data
         };
     };
-    match &state.code()[..2] {
-        // A trigger or CHECK refused a row, or a value does not fit its type or one of the server's limits (JSON
-        // nested deeper than its stack).
-        "22" | "23" | "54" => ErrorClass::Data,
-        // Connection; rolled back (deadlock, serialization); out of resources; operator intervention; system.
-        "08" | "40" | "53" | "57" | "58" => ErrorClass::Transient,
-        // lock_not_available
-        _ if *state == SqlState::LOCK_NOT_AVAILABLE => ErrorClass::Transient,
-        _ => ErrorClass::Permanent,
-    }
+    sqlstate::class_of(state)
 }
 
 fn is_io(error: &tokio_postgres::Error) -> bool {

@@ -1,9 +1,9 @@
-//! The pure middle of a batch: events and the states they address go in, rows to write come out.
+//! States as a batch meets them: read, changed by one event after the other, and written back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use shardlane_domain::{
-    Body, DisputeState, DisputeStatus, Event, Money, OrderState, OrderStatus, Outcome,
+    Body, DisputeState, DisputeStatus, Event, Money, OrderState, OrderStatus, Outcome, Source,
 };
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -11,7 +11,6 @@ use uuid::Uuid;
 use crate::SqlError;
 use crate::outbox::Published;
 use crate::rows::{DisputeRows, EventRows, OrderRows, OutboxRows};
-use crate::stage::{EventKey, Record, event_key};
 
 /// An order within its user.
 pub(crate) type OrderKey<'a> = (Uuid, &'a str);
@@ -36,9 +35,15 @@ pub enum RejectReason {
         /// What the event asked for.
         asked: &'static str,
     },
-    /// The event that opens the state has not arrived.
+    /// The event that it waits for has not arrived in time.
     #[error("out of order: the event that opens this order or dispute has not arrived")]
     TooEarly,
+    /// As many events of its user and source wait already as may.
+    #[error("the queue is full: as many events of this user and source wait already as may")]
+    QueueFull,
+    /// It waited, and the database refuses to take it.
+    #[error("the database refuses a value of this event, which had waited for another one")]
+    Refused,
     /// The id was used before, with other bytes.
     #[error("the same event id was taken before with another payload")]
     DifferentPayload,
@@ -50,6 +55,8 @@ impl RejectReason {
         match self {
             RejectReason::Illegal { .. } => "illegal",
             RejectReason::TooEarly => "out_of_order",
+            RejectReason::QueueFull => "queue_full",
+            RejectReason::Refused => "data",
             RejectReason::DifferentPayload => "duplicate_with_different_payload",
         }
     }
@@ -79,16 +86,53 @@ pub(crate) struct States<'a> {
 
 impl<'a> States<'a> {
     /// Takes the rows of `read_orders.sql` and `read_disputes.sql`; `keys` lends the order ids.
-    pub(crate) fn from_rows(
-        orders: &[Row],
-        disputes: &[Row],
-        order_keys: &[OrderKey<'a>],
-        dispute_keys: &[OrderKey<'a>],
-    ) -> Result<Self, SqlError> {
-        Ok(States {
-            orders: held(orders, order_keys, order_from_row)?,
-            disputes: held(disputes, dispute_keys, dispute_from_row)?,
-        })
+    pub(crate) fn add(
+        &mut self,
+        (orders, disputes): &(Vec<Row>, Vec<Row>),
+        keys: &Keys<'a>,
+    ) -> Result<(), SqlError> {
+        self.orders
+            .extend(held(orders, &keys.orders, order_from_row)?);
+        self.disputes
+            .extend(held(disputes, &keys.disputes, dispute_from_row)?);
+        Ok(())
+    }
+
+    /// Those of `keys` that are not here yet.
+    pub(crate) fn missing(&self, keys: Keys<'a>) -> Keys<'a> {
+        let Keys {
+            mut orders,
+            mut disputes,
+        } = keys;
+        orders.retain(|key| !self.orders.contains_key(key));
+        disputes.retain(|key| !self.disputes.contains_key(key));
+        Keys { orders, disputes }
+    }
+}
+
+/// The orders and disputes that events address, each once.
+#[derive(Default)]
+pub(crate) struct Keys<'a> {
+    pub(crate) orders: Vec<OrderKey<'a>>,
+    pub(crate) disputes: Vec<OrderKey<'a>>,
+}
+
+impl<'a> Keys<'a> {
+    /// A dispute needs its order, too.
+    pub(crate) fn of(addressed: impl Iterator<Item = (Source, OrderKey<'a>)>) -> Keys<'a> {
+        let mut keys = Keys::default();
+        for (source, key) in addressed {
+            keys.orders.push(key);
+            match source {
+                Source::Orders => {}
+                Source::Chargebacks => keys.disputes.push(key),
+            }
+        }
+        for keys in [&mut keys.orders, &mut keys.disputes] {
+            keys.sort_unstable();
+            keys.dedup();
+        }
+        keys
     }
 }
 
@@ -116,102 +160,128 @@ fn held<'a, S>(
         .collect()
 }
 
-/// What a batch came to.
+/// Rows that an event leaves.
 #[derive(Default)]
-pub(crate) struct Folded<'a> {
+pub(crate) struct Logs<'a> {
     pub(crate) order_events: EventRows<'a>,
     pub(crate) dispute_events: EventRows<'a>,
     pub(crate) outbox: OutboxRows<'a>,
-    pub(crate) rejected: Vec<Rejected>,
-    /// Records that were taken although their event had come before in the batch: it was rejected then.
-    pub(crate) taken_later: Vec<usize>,
-    open: HashSet<EventKey<'a>>,
-    pub(crate) applied: usize,
-    pub(crate) stale: usize,
 }
 
-/// Folds the fresh ones of `records`, in their order, into `states`. An event that was rejected and comes again in the
-/// same batch is fresh again, as it would be in the next batch: what becomes of it must not depend on how records fall
-/// into batches.
-pub(crate) fn fold<'a>(
-    records: &'a [Record],
-    fresh: &mut [bool],
-    states: &mut States<'a>,
-) -> Folded<'a> {
-    let mut folded = Folded::default();
-    for (index, record) in records.iter().enumerate() {
-        let event = &record.event;
-        let again = !fresh[index] && folded.open.remove(&event_key(event));
-        if !fresh[index] && !again {
-            continue;
-        }
-        fresh[index] = true;
-        let rejected = folded.rejected.len();
+/// What the state says of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Judged {
+    Applied,
+    /// Applied, and the order or dispute is there now.
+    Opened,
+    Stale,
+    TooEarly,
+    Illegal {
+        from: &'static str,
+        asked: &'static str,
+    },
+}
+
+impl<'a> States<'a> {
+    /// Applies an event to the state that it addresses and writes its rows.
+    pub(crate) fn judge(&mut self, event: &'a Event, logs: &mut Logs<'a>) -> Judged {
         let key: OrderKey<'a> = (event.user_id, &event.order_id);
         match &event.body {
             Body::Order(change) => {
-                let held = states.orders.entry(key).or_default();
+                let held = self.orders.entry(key).or_default();
                 let outcome = OrderState::apply(held.state.as_ref(), change);
                 let kind = change.status.as_str();
                 let status = |state: &OrderState| (state.status.as_str(), state.version);
-                folded.take(index, event, held, outcome, kind, status);
+                held.take(
+                    event,
+                    outcome,
+                    kind,
+                    status,
+                    &mut logs.order_events,
+                    &mut logs.outbox,
+                )
             }
             Body::Dispute(change) => {
-                let held = states.disputes.entry(key).or_default();
-                let outcome = DisputeState::apply(held.state.as_ref(), change);
+                let order_exists = self.order_exists(key);
+                let held = self.disputes.entry(key).or_default();
+                let outcome = DisputeState::apply(held.state.as_ref(), order_exists, change);
                 let kind = change.action.as_str();
                 let status = |state: &DisputeState| (state.status.as_str(), state.version);
-                folded.take(index, event, held, outcome, kind, status);
+                held.take(
+                    event,
+                    outcome,
+                    kind,
+                    status,
+                    &mut logs.dispute_events,
+                    &mut logs.outbox,
+                )
             }
         }
-        if folded.rejected.len() > rejected {
-            folded.open.insert(event_key(event));
-        } else if again {
-            folded.taken_later.push(index);
+    }
+
+    /// Whether this event can open the order or the dispute that it is about.
+    pub(crate) fn can_open(&self, event: &Event) -> bool {
+        let key: OrderKey<'_> = (event.user_id, &event.order_id);
+        event.opens()
+            && !self.is_open(event)
+            && match event.body {
+                Body::Order(_) => true,
+                Body::Dispute(_) => self.order_exists(key),
+            }
+    }
+
+    /// Whether [`States::judge`] would find it too early.
+    pub(crate) fn is_too_early(&self, event: &Event) -> bool {
+        !self.is_open(event) && !self.can_open(event)
+    }
+
+    fn is_open(&self, event: &Event) -> bool {
+        let key: OrderKey<'_> = (event.user_id, &event.order_id);
+        match event.body {
+            Body::Order(_) => self.order_exists(key),
+            Body::Dispute(_) => self
+                .disputes
+                .get(&key)
+                .is_some_and(|held| held.state.is_some()),
         }
     }
-    folded
+
+    fn order_exists(&self, key: OrderKey<'_>) -> bool {
+        self.orders
+            .get(&key)
+            .is_some_and(|held| held.state.is_some())
+    }
 }
 
-impl<'a> Folded<'a> {
-    fn take<S: Published>(
+impl<S: Published> Held<S> {
+    fn take<'a>(
         &mut self,
-        index: usize,
         event: &'a Event,
-        held: &mut Held<S>,
         outcome: Outcome<S>,
         kind: &'static str,
         status: impl Fn(&S) -> (&'static str, i64),
-    ) {
-        let log = match event.body {
-            Body::Order(_) => &mut self.order_events,
-            Body::Dispute(_) => &mut self.dispute_events,
-        };
+        log: &mut EventRows<'a>,
+        outbox: &mut OutboxRows<'a>,
+    ) -> Judged {
         match outcome {
             Outcome::Applied(state) => {
                 let (_, version) = status(&state);
                 log.push(event, kind, "applied", version);
-                self.outbox.push(event, kind, &state);
-                self.applied += 1;
-                held.state = Some(state);
+                outbox.push(event, kind, &state);
+                let opened = self.state.replace(state).is_none();
+                if opened {
+                    Judged::Opened
+                } else {
+                    Judged::Applied
+                }
             }
             Outcome::Stale => {
-                let version = held.state.as_ref().map_or(0, |state| status(state).1);
+                let version = self.state.as_ref().map_or(0, |state| status(state).1);
                 log.push(event, kind, "stale", version);
-                self.stale += 1;
+                Judged::Stale
             }
-            Outcome::TooEarly => {
-                self.rejected.push(Rejected {
-                    index,
-                    reason: RejectReason::TooEarly,
-                });
-            }
-            Outcome::Illegal { from, asked } => {
-                self.rejected.push(Rejected {
-                    index,
-                    reason: RejectReason::Illegal { from, asked },
-                });
-            }
+            Outcome::TooEarly => Judged::TooEarly,
+            Outcome::Illegal { from, asked } => Judged::Illegal { from, asked },
         }
     }
 }

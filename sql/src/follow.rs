@@ -61,7 +61,7 @@ impl Source {
                 let config = parse(&coordinator)?;
                 citus::check(&config).await?;
                 let pool = pool_of(config, None, options.connections_max, options);
-                Ok((Routes::one(pool), Source::Fixed))
+                Ok((Routes::one(pool).by_coordinator(), Source::Fixed))
             }
             Backend::Citus { coordinator, path } => {
                 let (routes, citus) = Citus::connect(&coordinator, path, options).await?;

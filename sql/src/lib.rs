@@ -11,6 +11,7 @@
 
 pub mod audit;
 mod catalog;
+mod counting;
 mod dead_letters;
 mod digest;
 mod error;
@@ -20,6 +21,9 @@ mod identity;
 mod layout;
 mod migrate;
 mod outbox;
+mod outcome;
+mod park;
+mod queue;
 pub mod reshard;
 mod retention;
 mod routes;
@@ -28,10 +32,13 @@ mod rows;
 pub mod servers;
 mod session;
 mod slots;
+mod sqlstate;
 mod stage;
 mod store;
+mod sweep;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod transaction;
 
 pub use catalog::{Catalog, Pace, ShardEntry, catalog_history, read_catalog};
 pub use dead_letters::NewLetter;
@@ -42,16 +49,22 @@ pub use identity::{IdentityError, ShardIdentity};
 pub use layout::{CitusPath, Layout, UnknownLayout};
 pub use migrate::{Detail, MigrateError, migrate};
 pub use outbox::{Outbox, OutboxLag, OutboxRow, OutboxSession};
+pub use outcome::EventOutcome;
+pub use park::{Carried, Header, ParkLimits, ParkedLetter};
 pub use retention::{RetentionJob, RetentionSettings};
-pub use routes::{Routes, Target};
+pub use routes::{Routes, Target, Way};
+pub use session::PoolWaits;
 pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};
-pub use store::{Backend, Store, StoreOptions};
+pub use store::{Backend, ServerDown, Store, StoreOptions};
+pub use sweep::{KeepLetters, SweepError, SweepTiming, Swept, sweep_while};
 
 /// The business tables, each with a `user_id` in every unique key; the first names Citus's colocation group.
-pub const TABLES: [&str; 8] = [
+pub const TABLES: [&str; 10] = [
     "inbox",
     "kafka_fence",
+    "kafka_outcomes",
+    "parked",
     "orders",
     "disputes",
     "outbox",
@@ -60,10 +73,11 @@ pub const TABLES: [&str; 8] = [
     "dispute_events",
 ];
 
-/// The tables whose rows belong to their user's slot, in the order in which a batch takes their locks. The fences do
-/// not: they belong to the shard.
-pub(crate) const SLOT_TABLES: [&str; 7] = [
+/// The tables whose rows belong to their user's slot, in the order in which a batch takes their locks. The fences and
+/// the counts of outcomes do not: they belong to the shard.
+pub(crate) const SLOT_TABLES: [&str; 8] = [
     "inbox",
+    "parked",
     "orders",
     "disputes",
     "order_events",

@@ -173,8 +173,12 @@ impl Outbox {
     pub async fn connect(&self) -> Result<OutboxSession, SqlError> {
         let client = connect(&self.config).await?;
         let silence = SILENCE_MAX.as_millis();
+        // Plans are made while the table is empty, and kept when it is full: by the key, always.
         client
-            .batch_execute(&format!("set idle_session_timeout = {silence}"))
+            .batch_execute(&format!(
+                "set idle_session_timeout = {silence}; set enable_seqscan = off; \
+                 set enable_hashjoin = off; set enable_mergejoin = off"
+            ))
             .await?;
         let statements = Statements::prepare(&client).await?;
         Ok(OutboxSession {

@@ -28,11 +28,14 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// A window is visited when its oldest row is overdue by this part of the time that rows are kept: it goes in few
 /// visits, and not row by row.
 const SLACK: i32 = 50;
+/// And at the latest after this part of it: rows may be in other pages than they were, because the table was rewritten or
+/// Citus has moved a shard.
+const VISIT: i32 = 7;
 
 /// How the inbox is kept small.
 #[derive(Debug, Clone, Copy)]
 pub struct RetentionSettings {
-    /// Rows that were received longer ago are removed. Not much later: within a fiftieth of this, and the first walk.
+    /// Rows that were received longer ago are removed: mostly within a fiftieth of this, at the latest a seventh.
     pub keep: Duration,
     /// Pages that one statement walks, over all shards of a Citus cluster; a page holds about 70 rows.
     pub window_pages: u32,
@@ -227,10 +230,7 @@ impl Keeper {
         let oldest = self.client.query_one(&self.oldest, &[&from, &to]).await?;
         // Whatever comes into an empty window is new.
         let oldest = oldest.get::<_, Option<Timestamp>>(0).unwrap_or(now);
-        let due = oldest
-            .saturating_add(keep)
-            .and_then(|due| due.saturating_add(keep / SLACK))
-            .unwrap_or(Timestamp::MAX);
+        let due = after(after(oldest, keep), keep / SLACK).min(after(now, keep / VISIT));
         self.walk.visited(page, self.pages, due);
         Ok(Step::Visited { rows })
     }
@@ -244,6 +244,10 @@ impl Keeper {
         let row = self.client.query_opt(&self.rest, &[&tid(next)]).await?;
         Ok(row.map(|_| next))
     }
+}
+
+fn after(time: Timestamp, length: SignedDuration) -> Timestamp {
+    time.saturating_add(length).unwrap_or(Timestamp::MAX)
 }
 
 /// A page's first row.

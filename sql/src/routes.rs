@@ -53,6 +53,34 @@ pub struct Routes {
     table: Table,
     lanes: Vec<Lane>,
     lane_of_shard: HashMap<ShardId, usize>,
+    /// On Citus: nothing goes straight to the node that owns it.
+    by_coordinator: bool,
+}
+
+/// Where a batch went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the server that owns its users, as far as anybody here knows.
+    Owner,
+    /// To a server that, as the newest map has it, no longer owned them: on Citus that cost a hop.
+    FormerOwner,
+    /// To the Citus coordinator, which sends it on.
+    Coordinator,
+}
+
+impl Way {
+    /// Every one.
+    pub const ALL: [Way; 3] = [Way::Owner, Way::FormerOwner, Way::Coordinator];
+
+    /// For counting.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Way::Owner => "owner",
+            Way::FormerOwner => "former_owner",
+            Way::Coordinator => "coordinator",
+        }
+    }
 }
 
 impl Routes {
@@ -125,7 +153,42 @@ impl Routes {
             table,
             lanes,
             lane_of_shard,
+            by_coordinator: false,
         }
+    }
+
+    /// The same, of a path that leaves it to the Citus coordinator to find the owner.
+    pub(crate) fn by_coordinator(self) -> Routes {
+        Routes {
+            by_coordinator: true,
+            ..self
+        }
+    }
+
+    /// Where a batch for `target` went that these routes sent, as `now` has it.
+    pub(crate) fn way(&self, target: Target, now: &Routes) -> Way {
+        if self.by_coordinator {
+            return Way::Coordinator;
+        }
+        match (self.lane(target), now.lane(target)) {
+            (Some(then), Some(now)) if Arc::ptr_eq(&then.pool, &now.pool) => Way::Owner,
+            _ => Way::FormerOwner,
+        }
+    }
+
+    /// Each server once, with the targets that lie there.
+    pub(crate) fn servers(&self) -> Vec<(&Pool, Vec<ShardId>)> {
+        let mut servers: Vec<(&Pool, Vec<ShardId>)> = Vec::new();
+        for lane in &self.lanes {
+            let known = servers
+                .iter_mut()
+                .find(|(pool, _)| std::ptr::eq(*pool, &*lane.pool));
+            match known {
+                Some((_, shards)) => shards.push(lane.target.shard),
+                None => servers.push((&lane.pool, vec![lane.target.shard])),
+            }
+        }
+        servers
     }
 
     /// The target that holds a user; `None` while the user's slot is frozen. No I/O, no allocation.
@@ -210,5 +273,46 @@ impl Routes {
 
     pub(crate) fn lanes(&self) -> &[Lane] {
         &self.lanes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shardlane_router::{KeyType, Node};
+
+    use super::*;
+
+    fn pool() -> Arc<Pool> {
+        let config = "postgres://nobody@localhost/none".parse().unwrap();
+        Arc::new(Pool::new(config, None, 1, Duration::from_secs(1)))
+    }
+
+    #[tokio::test]
+    async fn a_batch_went_to_its_owner_unless_the_map_has_changed_or_there_is_a_coordinator() {
+        let node = |group| Node {
+            group,
+            host: format!("node{group}"),
+            port: 5432,
+        };
+        let (nodes, first) = (vec![node(1), node(2)], ShardId(100));
+        let hash = TokenHash::Postgres;
+        let map = ShardMap::uniform(Epoch(1), hash, KeyType::Uuid, nodes, first, 4).unwrap();
+        let moved = map.with_shard_moved(first, 1).unwrap();
+        let pools = [pool(), pool()];
+        let of =
+            |map: &ShardMap| Routes::ranges(Arc::new(map.clone()), |node| Arc::clone(&pools[node]));
+        let (sent, now) = (of(&map), of(&moved));
+        let targets: Vec<Target> = sent.targets().collect();
+        assert_eq!(targets[0].shard(), first);
+        assert_eq!(sent.way(targets[0], &sent), Way::Owner);
+        assert_eq!(sent.way(targets[0], &now), Way::FormerOwner);
+        assert_eq!(sent.way(targets[1], &now), Way::Owner);
+        let asked = of(&map).by_coordinator();
+        assert_eq!(asked.way(targets[1], &asked), Way::Coordinator);
+        assert_eq!(Routes::one(pool()).servers().len(), 1);
+        let shards: Vec<usize> = sent.servers().iter().map(|(_, it)| it.len()).collect();
+        assert_eq!(shards, [2, 2]);
     }
 }

@@ -1,14 +1,18 @@
 //! One connection with its prepared statements: prepared once, used for each batch.
 
+use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bb8_postgres::PostgresConnectionManager;
+use tokio::sync::Notify;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use shardlane_router::ShardId;
 
+use crate::counting::{CountingClient, StatementCount};
 use crate::follow::address;
 use crate::identity::{self, ShardIdentity};
 use crate::{ErrorClass, SqlError};
@@ -35,6 +39,11 @@ statements!(
     insert_inbox,
     read_inbox,
     forget_rejected,
+    read_parked,
+    load_parked,
+    insert_parked,
+    delete_parked,
+    find_movable,
     read_orders,
     read_disputes,
     upsert_orders,
@@ -43,11 +52,12 @@ statements!(
     insert_dispute_events,
     insert_outbox,
     insert_directory,
+    count_outcomes,
 );
 
 /// A connection that was checked and prepared.
 pub(crate) struct Session {
-    pub(crate) client: Client,
+    pub(crate) client: CountingClient,
     pub(crate) statements: Statements,
     /// Set while a transaction is open. A session whose caller went away in between is not used again.
     pub(crate) in_transaction: bool,
@@ -57,16 +67,22 @@ pub(crate) struct Session {
 pub(crate) struct SessionManager {
     postgres: PostgresConnectionManager<NoTls>,
     database: String,
+    statements: StatementCount,
     /// Replaced when the shard takes other slots. Sessions that are there stay: the shard's CHECKs look at each row.
     expected: Arc<ArcSwapOption<ShardIdentity>>,
 }
 
 impl SessionManager {
-    fn new(config: Config, expected: Arc<ArcSwapOption<ShardIdentity>>) -> Self {
+    fn new(
+        config: Config,
+        expected: Arc<ArcSwapOption<ShardIdentity>>,
+        statements: StatementCount,
+    ) -> Self {
         let database = describe(&config);
         SessionManager {
             postgres: PostgresConnectionManager::new(config, NoTls),
             database,
+            statements,
             expected,
         }
     }
@@ -83,7 +99,7 @@ impl bb8::ManageConnection for SessionManager {
         }
         let statements = Statements::prepare(&client).await?;
         Ok(Session {
-            client,
+            client: CountingClient::new(client, Arc::clone(&self.statements)),
             statements,
             in_transaction: false,
         })
@@ -106,6 +122,9 @@ pub(crate) type PooledSession = bb8::PooledConnection<'static, SessionManager>;
 pub(crate) struct Pool {
     config: Config,
     sessions: bb8::Pool<SessionManager>,
+    server: String,
+    connections_max: u32,
+    statements: StatementCount,
     expected: Arc<ArcSwapOption<ShardIdentity>>,
     last_error: LastError,
     connect_timeout: Duration,
@@ -114,12 +133,16 @@ pub(crate) struct Pool {
 /// What the last failed attempt to connect said. bb8 connects in the background, and tells a waiting caller no more
 /// than that the time is over.
 #[derive(Debug, Clone, Default)]
-struct LastError(Arc<Mutex<Option<SqlError>>>);
+struct LastError {
+    error: Arc<Mutex<Option<SqlError>>>,
+    /// Told of each failed attempt.
+    told: Arc<Notify>,
+}
 
 impl LastError {
     fn replace(&self, error: Option<SqlError>) -> Option<SqlError> {
         std::mem::replace(
-            &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            &mut *self.error.lock().unwrap_or_else(PoisonError::into_inner),
             error,
         )
     }
@@ -128,6 +151,7 @@ impl LastError {
 impl bb8::ErrorSink<SqlError> for LastError {
     fn sink(&self, error: SqlError) {
         self.replace(Some(error));
+        self.told.notify_waiters();
     }
 
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<SqlError>> {
@@ -144,16 +168,24 @@ impl Pool {
     ) -> Pool {
         let last_error = LastError::default();
         let expected = Arc::new(ArcSwapOption::from_pointee(expected));
+        let (server, statements) = (describe(&config), StatementCount::default());
         let sessions = bb8::Pool::builder()
             .max_size(connections_max)
             .connection_timeout(connect_timeout)
             .test_on_check_out(false)
             .retry_connection(false)
             .error_sink(Box::new(last_error.clone()))
-            .build_unchecked(SessionManager::new(config.clone(), Arc::clone(&expected)));
+            .build_unchecked(SessionManager::new(
+                config.clone(),
+                Arc::clone(&expected),
+                Arc::clone(&statements),
+            ));
         Pool {
             config,
             sessions,
+            server,
+            connections_max,
+            statements,
             expected,
             last_error,
             connect_timeout,
@@ -180,8 +212,23 @@ impl Pool {
         Ok(())
     }
 
+    /// Waits for a session, at most the pool's `connect_timeout`; not at all where there is none and none can be made.
     pub(crate) async fn get(&self, shard: ShardId) -> Result<PooledSession, SqlError> {
-        match self.sessions.get_owned().await {
+        let mut told = pin!(self.last_error.told.notified());
+        // Before the attempt begins, so that its failure cannot come unheard.
+        told.as_mut().enable();
+        let mut session = pin!(self.sessions.get_owned());
+        let got = tokio::select! {
+            biased;
+            got = &mut session => got,
+            () = told => {
+                if self.sessions.state().connections == 0 {
+                    return Err(self.unreachable(shard));
+                }
+                session.await
+            }
+        };
+        match got {
             Ok(session) => {
                 self.last_error.replace(None);
                 Ok(session)
@@ -191,21 +238,85 @@ impl Pool {
         }
     }
 
-    /// A refusal that waiting does not cure comes back as what it is.
     fn timed_out(&self, shard: ShardId) -> SqlError {
+        self.refusal().unwrap_or_else(|last| SqlError::PoolTimeout {
+            shard,
+            seconds: self.connect_timeout.as_secs(),
+            last,
+        })
+    }
+
+    fn unreachable(&self, shard: ShardId) -> SqlError {
+        let unreachable = |last| SqlError::Unreachable { shard, last };
+        self.refusal().unwrap_or_else(unreachable)
+    }
+
+    /// A refusal that waiting does not cure, as what it is; of any other its words.
+    fn refusal(&self) -> Result<SqlError, Option<String>> {
         match self.last_error.replace(None) {
             Some(error)
                 if matches!(error.class(), ErrorClass::Permanent | ErrorClass::Rerouted) =>
             {
-                error
+                Ok(error)
             }
-            last => SqlError::PoolTimeout {
-                shard,
-                seconds: self.connect_timeout.as_secs(),
-                last: last.map(|error| error.to_string()),
-            },
+            last => Err(last.map(|error| error.to_string())),
         }
     }
+
+    /// host:port/name of the database.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Asks the database for anything at all.
+    pub(crate) async fn ping(&self, shard: ShardId) -> Result<(), SqlError> {
+        let mut session = self.get(shard).await?;
+        // Broken while nobody used it; the pool drops it, and the next one may be whole.
+        while session.client.is_closed() {
+            drop(session);
+            session = self.get(shard).await?;
+        }
+        Ok(session.client.batch_execute("").await?)
+    }
+
+    /// How it is used, and how long its users have waited.
+    pub(crate) fn waits(&self, shard: ShardId) -> PoolWaits {
+        let state = self.sessions.state();
+        PoolWaits {
+            shard,
+            server: self.server.clone(),
+            statements: self.statements.load(Ordering::Relaxed),
+            connections_max: self.connections_max,
+            idle: state.idle_connections,
+            connections: state.connections,
+            waited: state.statistics.get_waited,
+            timed_out: state.statistics.get_timed_out,
+            wait: state.statistics.get_wait_time,
+        }
+    }
+}
+
+/// How a pool is used, and how long its users have waited for a connection since it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolWaits {
+    /// The shard; the first of those that share the pool.
+    pub shard: ShardId,
+    /// Its database: host:port/name.
+    pub server: String,
+    /// Statements that were sent.
+    pub statements: u64,
+    /// As many connections as there may be.
+    pub connections_max: u32,
+    /// Connections that are there now.
+    pub connections: u32,
+    /// Those of them that nobody uses.
+    pub idle: u32,
+    /// Those who had to wait and got one.
+    pub waited: u64,
+    /// Those who waited in vain.
+    pub timed_out: u64,
+    /// How long all of them waited, in sum.
+    pub wait: Duration,
 }
 
 /// host:port/name of a DSN, without its user and password, for messages.

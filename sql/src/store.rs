@@ -4,18 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use shardlane_citus::is_placement_error;
 use shardlane_router::{Epoch, ShardId, ShardMap, SlotMap};
 use tokio::task::AbortHandle;
 use tokio_postgres::Config;
 use tokio_postgres::error::{DbError, SqlState};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::follow::Source;
 use crate::outbox::Outbox;
-use crate::routes::{Lane, Routes, Target};
-use crate::session::Pool;
-use crate::stage::{Record, Staged, stage};
+use crate::park::{Carried, ParkLimits};
+use crate::queue::{Drain, Rules};
+use crate::routes::{Lane, Routes, Target, Way};
+use crate::session::PoolWaits;
+use crate::stage::{Origin, Record, Staged, stage};
+use crate::transaction::Work;
 use crate::{CitusPath, ErrorClass, SqlError, identity};
 
 /// The databases behind a layout.
@@ -52,6 +57,8 @@ pub struct StoreOptions {
     pub connect_timeout: Duration,
     /// How often the shards' catalog or Citus's metadata is asked for changes, jittered; refused writes ask at once.
     pub poll_interval: Duration,
+    /// How long, and how many, events may wait for one that they need.
+    pub park: ParkLimits,
 }
 
 impl Default for StoreOptions {
@@ -60,8 +67,20 @@ impl Default for StoreOptions {
             connections_max: 8,
             connect_timeout: Duration::from_secs(5),
             poll_interval: Duration::from_secs(2),
+            park: ParkLimits::default(),
         }
     }
+}
+
+/// A server that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerDown {
+    /// The shards on it.
+    pub shards: Vec<ShardId>,
+    /// host:port/name of its database.
+    pub server: String,
+    /// Why not.
+    pub error: String,
 }
 
 /// A layout's routing and pools. Clones share them.
@@ -76,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) routes: ArcSwap<Routes>,
     source: Source,
     follower: Option<AbortHandle>,
+    park: ParkLimits,
 }
 
 impl Drop for Shared {
@@ -100,6 +120,7 @@ impl Store {
         let shared = Arc::new_cyclic(|shared| Shared {
             routes: ArcSwap::from_pointee(routes),
             follower: source.follow(shared.clone(), options.poll_interval),
+            park: options.park,
             source,
         });
         Ok(Store { shared })
@@ -130,13 +151,79 @@ impl Store {
     /// # Errors
     /// [`SqlError`], with nothing written; [`SqlError::class`] says what to do.
     pub async fn stage(&self, target: Target, records: &[Record]) -> Result<Staged, SqlError> {
+        self.stage_carrying(target, records, &|_| Carried::default())
+            .await
+    }
+
+    /// As [`Store::stage`], for records that carry a key and headers: `carried` is asked for those that are parked.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub async fn stage_carrying(
+        &self,
+        target: Target,
+        records: &[Record],
+        carried: &(dyn Fn(usize) -> Carried + Sync),
+    ) -> Result<Staged, SqlError> {
+        self.stage_all(target, records, &[], carried, Drain::RELEASE)
+            .await
+    }
+
+    /// As [`Store::stage`], for a caller who cannot keep [`Report::letters`](crate::Report::letters) now: nothing that
+    /// waited before is let go, and the sweep does it later.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub async fn stage_without_release(
+        &self,
+        target: Target,
+        records: &[Record],
+    ) -> Result<Staged, SqlError> {
+        self.stage_all(target, records, &[], &|_| Carried::default(), Drain::OFF)
+            .await
+    }
+
+    /// Counts records that are dead letters already and moves the fence over them, in the order in which they stood
+    /// among the others.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub async fn stage_dead(&self, target: Target, dead: &[Origin]) -> Result<Staged, SqlError> {
+        self.stage_all(target, &[], dead, &|_| Carried::default(), Drain::OFF)
+            .await
+    }
+
+    async fn stage_all(
+        &self,
+        target: Target,
+        records: &[Record],
+        dead: &[Origin],
+        carried: &(dyn Fn(usize) -> Carried + Sync),
+        drain: Drain,
+    ) -> Result<Staged, SqlError> {
         let routes = self.routes();
         let staged = async {
             let lane = lane_of(&routes, target)?;
             let session = lane.pool.get(target.shard).await?;
-            stage(session, target, lane.anchor, records).await
+            let rules = Rules {
+                limits: self.limits(),
+                now: Timestamp::now(),
+                drain,
+            };
+            let work = Work {
+                target,
+                anchor: lane.anchor,
+                records,
+                dead,
+                carried,
+                swept: None,
+                rules,
+            };
+            stage(session, work).await
         };
-        staged.await.map_err(|error| self.explain(error, target))
+        let span = tracing::info_span!("stage", shard = %target.shard, records = records.len());
+        let staged = staged.instrument(span).await;
+        staged.map_err(|error| self.explain(error, target))
     }
 
     /// How far `target` has applied a partition of a topic: the next offset, or `None` if it never saw it since it
@@ -193,21 +280,46 @@ impl Store {
         Ok(fences)
     }
 
-    /// Asks each server whether it is there.
+    /// Asks each server whether it is there, all at once. Back come those that do not say so within `deadline`.
     ///
-    /// # Errors
-    /// The first server's that is not.
-    pub async fn ping(&self) -> Result<(), SqlError> {
+    /// It takes a connection of the pool, so a server whose connections are all in use for longer than that counts too.
+    pub async fn servers_down(&self, deadline: Duration) -> Vec<ServerDown> {
         let routes = self.routes();
-        let mut asked: Vec<&Arc<Pool>> = Vec::new();
-        for lane in routes.lanes() {
-            if !asked.iter().any(|pool| Arc::ptr_eq(pool, &lane.pool)) {
-                asked.push(&lane.pool);
-                let session = lane.pool.get(lane.target.shard).await?;
-                session.client.batch_execute("").await?;
-            }
-        }
-        Ok(())
+        let asks = routes
+            .servers()
+            .into_iter()
+            .map(|(pool, shards)| async move {
+                let answer = tokio::time::timeout(deadline, pool.ping(shards[0])).await;
+                let error = match answer {
+                    Ok(Ok(())) => return None,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => format!("no answer within {deadline:?}"),
+                };
+                Some(ServerDown {
+                    shards,
+                    server: pool.server().to_owned(),
+                    error,
+                })
+            });
+        let answers = futures_util::future::join_all(asks).await;
+        answers.into_iter().flatten().collect()
+    }
+
+    /// How each pool is used, and how long its users have waited for a connection.
+    #[must_use]
+    pub fn pool_waits(&self) -> Vec<PoolWaits> {
+        let routes = self.routes();
+        let servers = routes.servers().into_iter();
+        servers
+            .map(|(pool, shards)| pool.waits(shards[0]))
+            .collect()
+    }
+
+    /// Where a batch for `target` went that was routed by `sent`, as is known now. A move that nobody here has heard of
+    /// yet is not: a map is at most [`StoreOptions::poll_interval`] old.
+    #[must_use]
+    pub fn way(&self, sent: &Routes, target: Target) -> Way {
+        sent.way(target, &self.shared.routes.load())
     }
 
     /// Where rows wait to be published: each database, or Citus's coordinator, which sees those of all nodes.
@@ -228,8 +340,12 @@ impl Store {
         self.shared.source.databases(&self.routes())
     }
 
+    pub(crate) fn limits(&self) -> ParkLimits {
+        self.shared.park
+    }
+
     /// Says what an error means for routing, and has a look for newer routes where it hints at them.
-    fn explain(&self, error: SqlError, target: Target) -> SqlError {
+    pub(crate) fn explain(&self, error: SqlError, target: Target) -> SqlError {
         let citus = self.shared.routes.load().shard_map().is_some();
         let error = rerouted(error, target.shard, citus);
         if error.class() == ErrorClass::Transient {
@@ -239,7 +355,7 @@ impl Store {
     }
 }
 
-fn lane_of(routes: &Routes, target: Target) -> Result<&Lane, SqlError> {
+pub(crate) fn lane_of(routes: &Routes, target: Target) -> Result<&Lane, SqlError> {
     routes.lane(target).ok_or_else(|| SqlError::Rerouted {
         shard: target.shard,
         reason: "the newest map has it otherwise".to_owned(),

@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
 use crate::publisher::producer_config;
 use crate::record::RawRecord;
@@ -46,6 +46,12 @@ impl DeadLetters {
         Ok(DeadLetters {
             producer: config.create()?,
         })
+    }
+
+    /// Asks the broker for anything at all. Blocks.
+    pub(crate) fn ping(&self, topic: &str, deadline: Duration) -> Result<(), KafkaError> {
+        let client = self.producer.client();
+        client.fetch_metadata(Some(topic), deadline).map(drop)
     }
 
     /// Publishes all, and returns when the broker has them all. Key and value are byte for byte the record's; the

@@ -13,18 +13,23 @@
 //! No SQL here, and no routing table: `shardlane-sql` and `shardlane-router` have those.
 
 mod audit;
+mod breaker;
 mod consumer;
 mod dead_letter;
 mod dlq;
 mod drain;
 mod error;
+mod flow;
 mod growth;
 mod hot;
+mod lag;
 mod lane;
 mod log_scan;
 mod map_document;
 mod map_topic;
 mod map_watch;
+mod metrics;
+mod ops;
 mod poller;
 mod publisher;
 mod record;
@@ -33,7 +38,11 @@ mod retention;
 mod settings;
 mod stats;
 mod stats_server;
+mod sweep;
+mod topic_error;
 mod topics;
+mod trace;
+mod watchdog;
 mod worker;
 
 pub use audit::{RECORDS_MAX, TopicAudit, TopicFinding, audit_topics};
@@ -41,20 +50,24 @@ pub use dlq::{DeadLetterLog, DlqError};
 pub use error::WorkerError;
 pub use growth::{GrowthError, GrowthOutcome, GrowthSettings, GrowthStep, abort_growth, grow};
 pub use hot::{HOT_MAX, HotKeys, skew};
+pub use lag::Lag;
 pub use map_document::{DocumentError, MapDocument};
 pub use map_topic::{MapTopicError, create_map, read_map};
 pub use map_watch::{MapSource, MapTiming, MapWatch, Snapshot};
+pub use metrics::{metrics_answer, register_pools};
+pub use ops::{PROBLEM_TYPE_PREFIX, Probe, ProblemDetails, not_ready};
 pub use publisher::{PublishError, Published, Publisher, Refused, accepted_now};
 pub use relay::{Relay, RelayCounts, RelaySettings, RelayStats};
 pub use settings::WorkerSettings;
-pub use stats::{Counts, Stats};
+pub use stats::{Counts, Stats, TopicCounts};
 pub use stats_server::{HotAnswer, HotSlot, HotUser, StatsServer, StatsServerError};
 pub(crate) use topics::DLQ_MESSAGE_BYTES_MAX;
 pub use topics::{
     DLQ_SUFFIX, ExtraPartitions, TopicError, TopicReport, TopicSet, check_topics, create_topics,
     delete_topics, verify_topics,
 };
-pub use worker::Worker;
+pub use trace::{HEADER_TRACEPARENT, HEADER_TRACESTATE, TraceContext};
+pub use worker::{Worker, WorkerView};
 
 /// Kafka header: the id of the hash that placed the record.
 pub const HEADER_HASH_ID: &str = "shardlane-hash-id";

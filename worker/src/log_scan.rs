@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
@@ -23,6 +23,30 @@ pub(crate) fn log_reader(bootstrap: &str) -> Result<BaseConsumer, KafkaError> {
         .create()
 }
 
+/// Where a partition begins and ends. One that was just made, or whose broker has just restarted, has no leader for a
+/// moment.
+pub(crate) fn watermarks(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64), KafkaError> {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition};
+    let deadline = Instant::now() + SILENCE_MAX;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, SILENCE_MAX) {
+            Err(error)
+                if matches!(
+                    error.rdkafka_error_code(),
+                    Some(LeaderNotAvailable | NotLeaderForPartition)
+                ) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// Shows each record of partitions 0 to `partitions` to `visit`, or only the newest `newest_max` of each, up to the end
 /// that each had when the scan began; each partition in order. Blocks on the broker.
 pub(crate) fn scan(
@@ -36,7 +60,7 @@ pub(crate) fn scan(
     // The offset behind the last record to look at.
     let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
     for partition in 0..i32::try_from(partitions).unwrap_or(i32::MAX) {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, SILENCE_MAX)?;
+        let (low, high) = watermarks(consumer, topic, partition)?;
         let bound = newest_max.and_then(|max| i64::try_from(max).ok());
         let first = bound.map_or(low, |max| low.max(high.saturating_sub(max)));
         if first < high {
@@ -50,7 +74,7 @@ pub(crate) fn scan(
         match consumer.poll(Duration::from_millis(500)) {
             None if heard.elapsed() > SILENCE_MAX => {
                 return Err(KafkaError::MessageConsumption(
-                    rdkafka::error::RDKafkaErrorCode::OperationTimedOut,
+                    RDKafkaErrorCode::OperationTimedOut,
                 ));
             }
             None => continue,

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use rdkafka::Message;
@@ -16,29 +16,85 @@ use shardlane_domain::Source;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::consumer::{Context, Key, OpenLane};
+use crate::consumer::{Context, Key, OpenLane, consumer_of};
 use crate::error::WorkerError;
-use crate::lane::{CHUNK_ROWS_MAX, Lane, Shared};
+use crate::flow::Progress;
+use crate::lane::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Lane, Shared};
 use crate::record::RawRecord;
 use crate::stats::Stats;
+use crate::watchdog::{Idle, Watchdog};
 
 /// How long one poll waits for a record.
 const POLL: Duration = Duration::from_millis(50);
 /// How long the poller waits for a full lane before it pauses the lane's partition and goes on with the others.
 const FULL_LANE_WAIT: Duration = Duration::from_millis(100);
 
+/// The longest time for which the poller does not wait for a lane that let it wait in vain.
+const SLOW_MAX: Duration = Duration::from_secs(60);
+/// How often offsets are committed, at most.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// One topic's poller.
 pub(crate) struct Poller {
-    pub(crate) consumer: Arc<BaseConsumer<Context>>,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) runtime: Handle,
-    pub(crate) stop: Arc<AtomicBool>,
+    consumer: Arc<BaseConsumer<Context>>,
+    shared: Arc<Shared>,
+    runtime: Handle,
+    stop: Arc<AtomicBool>,
     /// What a lane ended with.
-    pub(crate) error: Arc<Mutex<Option<WorkerError>>>,
+    error: Arc<Mutex<Option<WorkerError>>>,
+    next_commit: Instant,
+}
+
+/// Why a poller ended.
+enum End {
+    Stopped,
+    /// A partition stood still.
+    Stalled,
+}
+
+/// Takes one topic's records to lanes until the worker stops. A consumer that has lost a partition is made anew.
+pub(crate) fn poll(
+    mut consumer: Arc<BaseConsumer<Context>>,
+    topic: &str,
+    shared: &Arc<Shared>,
+    runtime: &Handle,
+    stop: &Arc<AtomicBool>,
+) -> Result<(), WorkerError> {
+    let mut watchdog = Watchdog::new(shared.settings.stall_max);
+    loop {
+        let poller = Poller {
+            consumer,
+            shared: Arc::clone(shared),
+            runtime: runtime.clone(),
+            stop: Arc::clone(stop),
+            error: Arc::default(),
+            next_commit: Instant::now(),
+        };
+        match poller.run(&mut watchdog)? {
+            End::Stopped => return Ok(()),
+            End::Stalled => Stats::add(&shared.stats.counters.rebuilds, 1),
+        }
+        consumer = consumer_of(shared, topic)?;
+        consumer.subscribe(&[topic])?;
+    }
 }
 
 impl Poller {
-    pub(crate) fn run(self) -> Result<(), WorkerError> {
-        let mut result = Ok(());
+    fn run(mut self, watchdog: &mut Watchdog) -> Result<End, WorkerError> {
+        let result = self.turn(watchdog);
+        // Whatever happened, the lanes are closed, because they hold the consumer.
+        self.consumer.context().close(|_| true);
+        // A lane may have failed at its last batch.
+        let result = result.and_then(|end| self.lane_error().map(|()| end));
+        // Leaves the group, so that the next owner need not wait for a session timeout. A static member does not: it
+        // comes back under its name.
+        if self.shared.settings.group_instance_id.is_none() {
+            self.consumer.unsubscribe();
+        }
+        result
+    }
+
+    fn turn(&mut self, watchdog: &mut Watchdog) -> Result<End, WorkerError> {
         while !self.stop.load(Ordering::Acquire) {
             let waiting = self.consumer.context().lanes().run.is_some();
             // A run that waits for more waits no longer than librdkafka has some at hand.
@@ -46,41 +102,48 @@ impl Poller {
                 .consumer
                 .poll(if waiting { Duration::ZERO } else { POLL });
             match polled {
-                None => {
-                    result = self.hand_over();
-                    if result.is_err() {
-                        break;
-                    }
-                }
+                None => self.hand_over()?,
                 Some(Ok(message)) => {
                     self.shared.stats.record_polled();
-                    result = self.take(&message);
-                    if result.is_err() {
-                        break;
+                    if !self.take(&message)? {
+                        continue;
                     }
-                    continue;
                 }
                 Some(Err(error)) if is_passing(&error) => tracing::warn!("Kafka: {error}"),
-                Some(Err(error)) => {
-                    result = Err(error.into());
-                    break;
-                }
+                Some(Err(error)) => return Err(error.into()),
             }
-            // Not `?`: whatever happens, the lanes are closed, because they hold the consumer.
-            result = self.resume_lanes().map_err(WorkerError::from);
-            if result.is_ok() {
-                result = self.lane_error();
-            }
-            if result.is_err() {
-                break;
+            self.resume_lanes()?;
+            self.commit_done()?;
+            self.lane_error()?;
+            if watchdog.is_due() && watchdog.look(&self.idle(), &self.consumer, &self.runtime) {
+                return Ok(End::Stalled);
             }
         }
-        self.consumer.context().close(|_| true);
-        // A lane may have failed at its last batch.
-        result = result.and(self.lane_error());
-        // Leaves the group, so that the next owner need not wait for a session timeout.
-        self.consumer.unsubscribe();
-        result
+        Ok(End::Stopped)
+    }
+
+    fn commit_done(&mut self) -> Result<(), KafkaError> {
+        if Instant::now() < self.next_commit {
+            return Ok(());
+        }
+        self.next_commit = Instant::now() + COMMIT_INTERVAL;
+        self.consumer.context().commit_done(&self.consumer)
+    }
+
+    /// The partitions whose lanes hold nothing: no database and no frozen slot keeps them from going on.
+    fn idle(&self) -> Vec<Idle> {
+        let lanes = self.consumer.context().lanes();
+        let is_idle = |key: &&Key| {
+            let lane = lanes.open.get(*key);
+            lane.is_none_or(|lane| lane.held.is_empty() && lane.progress.bytes() == 0)
+                && lanes
+                    .run
+                    .as_ref()
+                    .is_none_or(|(running, _)| running != *key)
+        };
+        let idle = lanes.assigned.iter().filter(is_idle);
+        idle.map(|key| (key.clone(), lanes.positions.get(key).copied()))
+            .collect()
     }
 
     /// What a lane ended with, if one did.
@@ -89,32 +152,36 @@ impl Poller {
         error.take().map_or(Ok(()), Err)
     }
 
-    /// Adds a record to the run; a full run, or one of another partition, is handed over.
-    fn take(&self, message: &BorrowedMessage<'_>) -> Result<(), WorkerError> {
+    /// Adds a record to the run; a full run, or one of another partition, is handed over, which gives true.
+    fn take(&self, message: &BorrowedMessage<'_>) -> Result<bool, WorkerError> {
         let record = RawRecord::copy(message);
         let (topic, partition) = (message.topic(), message.partition());
+        let mut lanes = self.consumer.context().lanes();
+        // One borrow of the guard, so that its fields can be borrowed apart.
+        let open = &mut *lanes;
+        if let Some((key, run)) = &mut open.run
+            && key.1 == partition
+            && *key.0 == *topic
         {
-            let mut lanes = self.consumer.context().lanes();
-            if let Some((key, run)) = &mut lanes.run
-                && key.1 == partition
-                && *key.0 == *topic
-            {
-                let next = run.last().map(|last| last.offset + 1);
-                self.look_for_hole(key, next, record.offset);
-                run.push(record);
-                if run.len() < self.chunk_rows() {
-                    return Ok(());
-                }
-                drop(lanes);
-                return self.hand_over_and_look();
+            let next = run.last().map(|last| last.offset + 1);
+            self.look_for_hole(key, next, record.offset);
+            open.run_bytes += record.bytes();
+            run.push(record);
+            let full = run.len() >= self.chunk_rows() || open.run_bytes >= self.chunk_bytes();
+            drop(lanes);
+            if full {
+                self.hand_over()?;
             }
+            return Ok(full);
         }
-        self.hand_over_and_look()?;
+        drop(lanes);
+        self.hand_over()?;
         let key: Key = (Arc::from(topic), partition);
         let mut lanes = self.consumer.context().lanes();
         self.look_for_hole(&key, lanes.positions.get(&key).copied(), record.offset);
+        lanes.run_bytes = record.bytes();
         lanes.run = Some((key, vec![record]));
-        Ok(())
+        Ok(true)
     }
 
     /// Offsets that are not in the log any more: somebody must hear of it. A topic whose retention is shorter than the
@@ -135,21 +202,18 @@ impl Poller {
         Stats::add(counter, usize::try_from(missing).unwrap_or(usize::MAX));
     }
 
-    fn chunk_rows(&self) -> usize {
-        CHUNK_ROWS_MAX.min(self.shared.settings.batch_rows_max)
+    /// So much less than a lane's share that it always fits.
+    fn chunk_bytes(&self) -> usize {
+        CHUNK_BYTES_MAX.min(self.shared.in_flight.share() / 4)
     }
 
-    /// Hands the run over, and does what has to be done now and then.
-    fn hand_over_and_look(&self) -> Result<(), WorkerError> {
-        self.hand_over()?;
-        self.resume_lanes()?;
-        self.lane_error()
+    fn chunk_rows(&self) -> usize {
+        CHUNK_ROWS_MAX.min(self.shared.settings.batch_rows_max)
     }
 
     /// Gives the run to its partition's lane. A lane that stays full has its partition paused.
     fn hand_over(&self) -> Result<(), WorkerError> {
         let mut lanes = self.consumer.context().lanes();
-        // One borrow of the guard, so that its fields can be borrowed apart.
         let lanes = &mut *lanes;
         let Some((key, run)) = lanes.run.take() else {
             return Ok(());
@@ -166,26 +230,55 @@ impl Poller {
             lane.held.extend(run);
             return Ok(());
         }
-        let Err(full) = lane.records.try_send(run) else {
+        let Err(run) = lane.offer(run) else {
             return Ok(());
         };
-        let mpsc::error::TrySendError::Full(run) = full else {
-            // The lane ended with an error, which the loop sees next.
+        let Err(run) = self.wait_for_room(lane, run) else {
             return Ok(());
         };
-        let room = async { tokio::time::timeout(FULL_LANE_WAIT, lane.records.reserve()).await };
+        self.consumer.pause(&partition_list(&key))?;
+        Stats::add(&self.shared.stats.counters.pauses, 1);
+        tracing::info!(topic = %key.0, partition = key.1, "paused: its lane is full");
+        lane.held = run;
+        lanes.any_held = true;
+        Ok(())
+    }
+
+    /// Waits a moment for a full lane, because a pause throws away what was fetched ahead. All other lanes wait along:
+    /// so one that is slow, or waits for its database, is soon not waited for any more.
+    fn wait_for_room(
+        &self,
+        lane: &mut OpenLane,
+        run: Vec<RawRecord>,
+    ) -> Result<(), Vec<RawRecord>> {
+        let now = Instant::now();
+        if lane.progress.waits() || lane.slow.is_some_and(|(until, _)| now < until) {
+            return Err(run);
+        }
+        let bytes = bytes(&run);
+        let room = async {
+            let room = async {
+                lane.progress.room(bytes).await;
+                lane.records.reserve().await
+            };
+            tokio::time::timeout(FULL_LANE_WAIT, room).await
+        };
         match self.runtime.block_on(room) {
-            Ok(Ok(permit)) => permit.send(run),
-            Ok(Err(_closed)) => {}
+            Ok(Ok(permit)) => {
+                lane.progress.took(bytes);
+                permit.send(run);
+                lane.slow = None;
+                Ok(())
+            }
+            // It ended with an error, which the loop sees next.
+            Ok(Err(_closed)) => Ok(()),
             Err(_) => {
-                self.consumer.pause(&partition_list(&key))?;
-                Stats::add(&self.shared.stats.counters.pauses, 1);
-                tracing::info!(topic = %key.0, partition = key.1, "paused: its lane is full");
-                lane.held = run;
-                lanes.any_held = true;
+                let slow = lane.slow.map_or(10 * FULL_LANE_WAIT, |(_, last)| 2 * last);
+                let slow = slow.min(SLOW_MAX);
+                lane.slow = Some((now + slow, slow));
+                Err(run)
             }
         }
-        Ok(())
     }
 
     fn open(&self, key: &Key) -> Result<OpenLane, WorkerError> {
@@ -194,12 +287,14 @@ impl Poller {
         let chunks = 2 * self.shared.settings.batch_rows_max / self.chunk_rows();
         let (records, receiver) = mpsc::channel(chunks);
         let closing = Arc::new(AtomicBool::new(false));
+        let progress = Arc::new(Progress::new(Arc::clone(&self.shared.in_flight)));
         let lane = Lane {
             shared: Arc::clone(&self.shared),
             consumer: Arc::clone(&self.consumer),
             topic: Arc::clone(&key.0),
             partition: key.1,
             source,
+            progress: Arc::clone(&progress),
             closing: Arc::clone(&closing),
         };
         let error = Arc::clone(&self.error);
@@ -212,9 +307,11 @@ impl Poller {
         });
         Ok(OpenLane {
             records,
+            progress,
             closing,
             task,
             held: Vec::new(),
+            slow: None,
         })
     }
 
@@ -230,21 +327,51 @@ impl Poller {
             if lane.held.is_empty() {
                 continue;
             }
-            match lane.records.try_send(std::mem::take(&mut lane.held)) {
+            // Not for the first free place: a fetch begins anew.
+            let half = lane.records.capacity() >= lane.records.max_capacity() / 2;
+            if !half || !lane.progress.is_half_empty() {
+                any_held = true;
+                continue;
+            }
+            let held = std::mem::take(&mut lane.held);
+            match lane.offer(held) {
                 Ok(()) => {
                     self.consumer.resume(&partition_list(key))?;
                     tracing::info!(topic = %key.0, partition = key.1, "resumed");
                 }
-                Err(mpsc::error::TrySendError::Full(held)) => {
+                Err(held) => {
                     lane.held = held;
                     any_held = true;
                 }
-                Err(mpsc::error::TrySendError::Closed(_)) => {}
             }
         }
         lanes.any_held = any_held;
         Ok(())
     }
+}
+
+impl OpenLane {
+    /// Gives records to the lane, or back if it has no room.
+    fn offer(&self, run: Vec<RawRecord>) -> Result<(), Vec<RawRecord>> {
+        let bytes = bytes(&run);
+        if !self.progress.has_room(bytes) {
+            return Err(run);
+        }
+        // Before they are sent: the lane may be done with them at once.
+        self.progress.took(bytes);
+        match self.records.try_send(run) {
+            Err(mpsc::error::TrySendError::Full(run)) => {
+                self.progress.release(bytes);
+                Err(run)
+            }
+            // Closed: the lane ended with an error, which the loop sees next.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+}
+
+fn bytes(records: &[RawRecord]) -> usize {
+    records.iter().map(RawRecord::bytes).sum()
 }
 
 fn partition_list((topic, partition): &Key) -> TopicPartitionList {

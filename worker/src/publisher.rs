@@ -19,9 +19,11 @@ use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 use shardlane_domain::{Event, Source};
 use shardlane_router::{Epoch, RouteKey, SlotMap};
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 use crate::map_watch::{MapSource, MapWatch};
 use crate::topics::{TopicError, TopicReport, TopicSet, verify_topics};
+use crate::trace::TraceContext;
 use crate::{HEADER_ACCEPTED_AT, HEADER_EPOCH, HEADER_HASH_ID, HEADER_SLOT};
 
 pub use refused::Refused;
@@ -164,7 +166,34 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]: the broker may or may not have the record; the provider should send it again.
     pub async fn publish(&self, event: &Event) -> Result<Published, PublishError> {
-        self.place(event, event.received_at, &[]).await
+        self.publish_in(event, None).await
+    }
+
+    /// The same, for an event that belongs to a trace: the record carries `trace` on. Where spans are exported it carries
+    /// the place of the publish's own span.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub async fn publish_in(
+        &self,
+        event: &Event,
+        trace: Option<&TraceContext>,
+    ) -> Result<Published, PublishError> {
+        let span = tracing::info_span!(
+            "publish",
+            otel.kind = "producer",
+            topic = self.topics.of(event.source),
+            partition = tracing::field::Empty,
+            offset = tracing::field::Empty,
+        );
+        let own = TraceContext::of(&span);
+        let headers = own.as_ref().or(trace).map(TraceContext::headers);
+        let headers = headers.unwrap_or_default();
+        let place = self.place(event, event.received_at, &headers);
+        let published = place.instrument(span.clone()).await?;
+        span.record("partition", published.partition);
+        span.record("offset", published.offset);
+        Ok(published)
     }
 
     /// Publishes an event that was accepted before, with these headers beside our own. In the log it is of now, or

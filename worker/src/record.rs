@@ -3,11 +3,16 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use rdkafka::Message;
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, OwnedHeaders};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders};
 use shardlane_domain::{DecodeError, Event, Source};
 use uuid::Uuid;
 
 use crate::HEADER_ACCEPTED_AT;
+
+/// What a record takes besides its bytes: the structs, the decoded event's own texts, allocations.
+const RECORD_BYTES: usize = 768;
+/// What a header takes besides its bytes.
+const HEADER_BYTES: usize = 64;
 
 /// A record copied out of the client's buffers; its topic and partition are the lane's.
 #[derive(Debug, Clone)]
@@ -18,6 +23,7 @@ pub(crate) struct RawRecord {
     pub(crate) payload: Option<Bytes>,
     pub(crate) received_at: Timestamp,
     pub(crate) headers: Option<OwnedHeaders>,
+    bytes: usize,
 }
 
 /// Why a record is no event.
@@ -40,12 +46,38 @@ impl RawRecord {
             .and_then(accepted_at)
             .or_else(|| time_of(message))
             .unwrap_or(Timestamp::UNIX_EPOCH);
+        let headers = message.headers();
+        let header_bytes = headers.map_or(0, |headers| {
+            let bytes = |header: Header<'_, &[u8]>| {
+                header.key.len() + header.value.map_or(0, <[u8]>::len) + HEADER_BYTES
+            };
+            headers.iter().map(bytes).sum()
+        });
         RawRecord {
+            bytes: RECORD_BYTES + message.key_len() + message.payload_len() + header_bytes,
             offset: message.offset(),
             key: message.key().map(Bytes::copy_from_slice),
             payload: message.payload().map(Bytes::copy_from_slice),
             received_at,
-            headers: message.headers().map(BorrowedHeaders::detach),
+            headers: headers.map(BorrowedHeaders::detach),
+        }
+    }
+
+    /// A record as it was before it waited in a database; nobody counts its bytes.
+    pub(crate) fn again(
+        offset: i64,
+        key: Option<Bytes>,
+        payload: Bytes,
+        received_at: Timestamp,
+        headers: OwnedHeaders,
+    ) -> RawRecord {
+        RawRecord {
+            bytes: 0,
+            offset,
+            key,
+            payload: Some(payload),
+            received_at,
+            headers: Some(headers),
         }
     }
 
@@ -56,9 +88,9 @@ impl RawRecord {
             .and_then(|key| Uuid::try_parse_ascii(key).ok())
     }
 
-    /// The length of the value.
+    /// What it takes in memory, about, with the event that it is decoded to.
     pub(crate) fn bytes(&self) -> usize {
-        self.payload.as_ref().map_or(0, Bytes::len)
+        self.bytes
     }
 
     pub(crate) fn decode(&self, source: Source) -> Result<Event, Malformed> {

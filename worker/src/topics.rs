@@ -9,6 +9,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use shardlane_domain::Source;
 use shardlane_router::SlotMap;
 
+pub use crate::topic_error::TopicError;
+
 /// What a dead-letter topic's name ends in.
 pub const DLQ_SUFFIX: &str = ".DLQ";
 
@@ -27,7 +29,9 @@ const MAP_TOPIC: &str = "shardlane.map";
 /// What the topic of the replays' marks is called, behind the prefix.
 const REPLAYS_TOPIC: &str = "shardlane.dlq.replays";
 
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often the broker is asked whether it has heard of new topics.
+const VISIBLE_LOOK: Duration = Duration::from_millis(20);
 
 /// The webhook topics under one prefix: `""` in production, a name of its own for each test or lab run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,73 +105,8 @@ impl TopicSet {
     }
 }
 
-/// A topic that does not fit.
-#[derive(Debug, thiserror::Error)]
-pub enum TopicError {
-    /// The broker did not answer or refused.
-    #[error("the Kafka broker at {bootstrap} did not answer: {source}; is it running?")]
-    Broker {
-        /// Where we asked.
-        bootstrap: String,
-        /// Why not.
-        source: KafkaError,
-    },
-    /// The topic does not exist.
-    #[error("topic {0} does not exist; run `shardlane topics create`")]
-    Missing(String),
-    /// The topic has fewer partitions than the map.
-    #[error(
-        "topic {topic} has {found} partitions, but the map (epoch {epoch}) places into {expected}: some users would \
-         have no partition. Use a map with {found} partitions, or another topic"
-    )]
-    PartitionCount {
-        /// The topic.
-        topic: String,
-        /// How many it has.
-        found: u32,
-        /// How many the map has.
-        expected: u32,
-        /// The map's epoch.
-        epoch: u64,
-    },
-    /// The broker took the new partitions, and does not show them.
-    #[error(
-        "topic {topic} still has fewer than {wanted} partitions after {ADMIN_TIMEOUT:?}; look at the broker's log, then run it again"
-    )]
-    NotGrown {
-        /// The topic.
-        topic: String,
-        /// How many it was to have.
-        wanted: u32,
-    },
-    /// The inbox forgets an event that the topic may still show again.
-    #[error(
-        "topic {topic} may show a record again for {keeps} (its retention.ms and segment.ms), and dead letters are \
-         replayed for {replay_window:?}, but the inbox forgets after {inbox:?}: an event could be applied twice. Keep the \
-         inbox for longer with --inbox-retention, shorten retention.ms and segment.ms of the topic, or keep it for ever \
-         with --inbox-retention off"
-    )]
-    OutlivesInbox {
-        /// The topic.
-        topic: String,
-        /// How long, in words.
-        keeps: String,
-        /// How old letters are replayed.
-        replay_window: Duration,
-        /// How long the inbox remembers.
-        inbox: Duration,
-    },
-    /// The broker could not make or delete a topic.
-    #[error("topic {topic} could not be changed: {code}")]
-    Refused {
-        /// The topic.
-        topic: String,
-        /// Kafka's reason.
-        code: RDKafkaErrorCode,
-    },
-}
-
-/// Makes the webhook topics, their dead-letter topics and the feed's, where they do not exist. `config` holds topic settings, such as
+/// Makes the webhook topics, their dead-letter topics and the feed's, where they do not exist, and waits until the broker
+/// shows them. `config` holds topic settings, such as
 /// `("retention.ms", "-1")`.
 ///
 /// # Errors
@@ -211,7 +150,17 @@ pub async fn create_topics(
         .create_topics(&wanted, &options())
         .await
         .map_err(broker)?;
-    refusals(results, RDKafkaErrorCode::TopicAlreadyExists)
+    refusals(results, RDKafkaErrorCode::TopicAlreadyExists)?;
+    // The controller has made them; the broker that is asked next may not have heard of them.
+    let deadline = Instant::now() + ADMIN_TIMEOUT;
+    loop {
+        match smaller_topics(bootstrap, topics, 1).await {
+            Err(TopicError::Missing(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(VISIBLE_LOOK).await;
+            }
+            looked => return looked.map(drop),
+        }
+    }
 }
 
 /// Deletes the webhook topics, their dead-letter topics, the feed's, and those of the map and of the replays.

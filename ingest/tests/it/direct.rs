@@ -1,15 +1,18 @@
 //! Direct mode against a real Postgres: what is answered is what is committed.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::StatusCode;
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use serde_json::json;
-use shardlane_ingest::{Mode, router};
+use shardlane_domain::{Event, Source};
+use shardlane_ingest::{IngestSettings, Mode, Server, router};
 use shardlane_local::{Postgres, PostgresOptions, create_database};
 use shardlane_sql::testing::{TestDb, unique};
-use shardlane_sql::{Backend, Detail, Layout, Store, StoreOptions, migrate};
+use shardlane_sql::{Backend, Detail, Layout, Record, Store, StoreOptions, migrate};
 use uuid::Uuid;
 
 use crate::support::{CHARGEBACKS, ORDERS, Reply, chargeback, get, order, post, send, unsigned};
@@ -141,28 +144,103 @@ async fn an_illegal_transition_keeps_nothing_and_means_the_same_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_early_event_is_taken_when_it_comes_again() {
+async fn an_early_event_waits_and_is_applied_with_the_one_that_it_needs() {
     let Some(world) = World::new().await else {
         return;
     };
     let user = Uuid::now_v7();
+    for reply in [
+        world.order(user, "e-2", "updated", 20).await,
+        world.chargeback(user, "c-1", "opened", 10).await,
+        world.chargeback(user, "c-2", "closed", 20).await,
+    ] {
+        reply.is(202, &json!({"status": "parked"}));
+    }
+    assert_eq!(
+        world.rows(user).await,
+        (3, 0, 0),
+        "durable, and no event yet"
+    );
     world
         .order(user, "e-2", "updated", 20)
         .await
-        .is_problem(409, "out-of-order");
-    world
-        .chargeback(user, "c-2", "closed", 20)
-        .await
-        .is_problem(409, "out-of-order");
-    assert_eq!(world.rows(user).await, (0, 0, 0));
+        .is(200, &json!({"status": "duplicate"}));
     world
         .order(user, "e-1", "created", 10)
         .await
         .is(200, &json!({"status": "applied"}));
+    assert_eq!(world.status_of(user).await, ("updated".into(), 2));
+    assert_eq!(world.rows(user).await, (4, 4, 4));
+}
+
+/// It was answered with 202, so nobody hears of it but the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_waited_and_is_illegal_is_a_dead_letter() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let user = Uuid::now_v7();
+    for (id, status) in [("e-2", "success"), ("e-3", "failed")] {
+        let reply = world.order(user, id, status, 20).await;
+        reply.is(202, &json!({"status": "parked"}));
+    }
     world
-        .order(user, "e-2", "updated", 20)
+        .order(user, "e-1", "created", 10)
         .await
         .is(200, &json!({"status": "applied"}));
+    assert_eq!(world.status_of(user).await, ("success".into(), 2));
+    let sql = "select class, payload = convert_to($2, 'UTF8') from dead_letters where user_id = $1";
+    let illegal = order(user, "e-3", "failed", 20);
+    let row = world.client.query_one(sql, &[&user, &illegal]).await;
+    let row = row.unwrap();
+    assert_eq!((row.get(0), row.get(1)), ("illegal", true));
+    let sql = "select count(*) from parked where user_id = $1";
+    let row = world.client.query_one(sql, &[&user]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 0);
+}
+
+/// The process that serves direct mode sweeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_in_direct_mode_releases_what_a_race_left_behind() {
+    let Some(db) = TestDb::new(Layout::Single).await else {
+        return;
+    };
+    let store = db.store().await;
+    let user = Uuid::now_v7();
+    let record = |source, json: String| {
+        let event = Event::decode(source, json.into(), Timestamp::now()).unwrap();
+        [Record {
+            event,
+            origin: None,
+        }]
+    };
+    let opened = record(Source::Chargebacks, chargeback(user, "c-1", "opened", 20));
+    let created = record(Source::Orders, order(user, "e-1", "created", 10));
+    let target = store.target_of(user).unwrap();
+    let parks = store.stage(target, &opened).await.unwrap();
+    let creates = store.stage(target, &created).await.unwrap();
+    creates.commit().await.unwrap();
+    parks.commit().await.unwrap();
+    assert!(!store.is_settled(Timestamp::now()).await.unwrap());
+    let settings = IngestSettings {
+        listen: ([127, 0, 0, 1], 0).into(),
+        ..unsigned()
+    };
+    let mode = Mode::Direct(Arc::clone(&store));
+    let server = Server::bind(settings, mode).await.unwrap();
+    let released = async {
+        while !store.is_settled(Timestamp::now()).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(30), released);
+    server
+        .run(async { in_time.await.expect("it is released") })
+        .await
+        .unwrap();
+    let rows = "select count(*) from disputes";
+    let row = db.client(0).await.query_one(rows, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,6 +116,64 @@ async fn an_accepted_event_is_in_the_partition_that_the_map_names() {
     }
 }
 
+/// Nobody exports spans in this process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_valid_trace_context_travels_on_as_it_came_and_no_other() {
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let Some(bootstrap) = shardlane_sql::testing::kafka().await else {
+        return;
+    };
+    let prefix = unique("ingest");
+    let topics = TopicSet::with_prefix(&prefix);
+    create_topics(&bootstrap, &topics, TEST_PARTITIONS, 1, &[])
+        .await
+        .unwrap();
+    let app = router(
+        publisher(&bootstrap, &prefix, Duration::from_secs(5)),
+        &unsigned(),
+    );
+    let broken = PARENT.to_uppercase();
+    for (sent, kept) in [
+        (
+            &[("traceparent", PARENT)][..],
+            &[("traceparent", PARENT)][..],
+        ),
+        (
+            &[
+                ("traceparent", PARENT),
+                ("tracestate", "a=1"),
+                ("tracestate", "b=2"),
+            ],
+            &[("traceparent", PARENT), ("tracestate", "a=1,b=2")],
+        ),
+        (&[("traceparent", PARENT), ("traceparent", PARENT)], &[]),
+        (&[("traceparent", &broken), ("tracestate", "a=1")], &[]),
+        (&[("tracestate", "a=1")], &[]),
+        (&[], &[]),
+    ] {
+        let mut request = post(ORDERS, order(Uuid::new_v4(), "e-1", "created", 10));
+        for (name, value) in sent {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        let reply = send(&app, request).await;
+        let number = |name: &str| reply.body[name].as_i64().unwrap();
+        let partition = i32::try_from(number("partition")).unwrap();
+        let topic = topics.of(Source::Orders);
+        let record = read(&bootstrap, &topic, partition, number("offset"));
+        let headers = record.headers().unwrap().iter();
+        let found: Vec<(&str, &str)> = headers
+            .map(|header| {
+                (
+                    header.key,
+                    std::str::from_utf8(header.value.unwrap()).unwrap(),
+                )
+            })
+            .filter(|(key, _)| key.starts_with("trace"))
+            .collect();
+        assert_eq!(found, kept, "{sent:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_broker_is_away_events_are_refused_and_taken_when_it_is_back() {
     let Some(()) = shardlane_local::require("kafka") else {

@@ -16,7 +16,7 @@ use shardlane_ingest::{
     IngestSettings, Mode, PROBLEM_TYPE_PREFIX, RETRY_AFTER_SECONDS, Sources, router,
 };
 use shardlane_sql::testing::{TEST_PARTITIONS, test_map};
-use shardlane_worker::{Publisher, TopicSet};
+use shardlane_worker::{Publisher, TopicError, TopicSet};
 use standardwebhooks::Webhook;
 use tempfile::NamedTempFile;
 use tower::ServiceExt;
@@ -283,5 +283,13 @@ fn ends(consumer: &BaseConsumer, topic: &str) -> Vec<i64> {
 
 pub(crate) fn publisher(bootstrap: &str, prefix: &str, timeout: Duration) -> Mode {
     let topics = TopicSet::with_prefix(prefix);
-    Mode::Kafka(Publisher::connect(bootstrap, topics, test_map().into(), timeout).unwrap())
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        match Publisher::connect(bootstrap, topics.clone(), test_map().into(), timeout) {
+            Ok(publisher) => return Mode::Kafka(publisher),
+            // Made by the controller; the broker that is asked next may not have heard of them yet.
+            Err(TopicError::Missing(_)) if Instant::now() < until => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
 }

@@ -2,6 +2,8 @@
 -- live in the same shard group on the same node. The shard count is citus.shard_count of this session.
 select create_distributed_table('inbox', 'user_id', colocate_with => 'none');
 select create_distributed_table('kafka_fence', 'user_id', colocate_with => 'inbox');
+select create_distributed_table('kafka_outcomes', 'user_id', colocate_with => 'inbox');
+select create_distributed_table('parked', 'user_id', colocate_with => 'inbox');
 select create_distributed_table('orders', 'user_id', colocate_with => 'inbox');
 select create_distributed_table('disputes', 'user_id', colocate_with => 'inbox');
 -- A sequence counts on each node apart, and a user's rows may be written on another node after a move. Microseconds

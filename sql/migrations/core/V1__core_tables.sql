@@ -24,6 +24,49 @@ create table kafka_fence (
     primary key (user_id, topic, kafka_partition)
 ) with (fillfactor = 50); -- one row, updated with each batch: room for HOT updates
 
+-- What became of the records of a partition, counted in the transaction of their batch; see outcome.rs. A record is in
+-- exactly one of the first seven columns. parked = released + expired + its rows in the table parked.
+-- user_id is the shard's anchor, as in kafka_fence.
+create table kafka_outcomes (
+    user_id                          uuid    not null,
+    topic                            text    not null,
+    kafka_partition                  integer not null,
+    applied                          bigint  not null,
+    duplicate                        bigint  not null,
+    duplicate_with_different_payload bigint  not null,
+    stale                            bigint  not null,
+    illegal                          bigint  not null,
+    parked                           bigint  not null,
+    dead_lettered                    bigint  not null,
+    released                         bigint  not null, -- were parked, and are rows now
+    expired                          bigint  not null, -- were parked, and are dead letters now
+    primary key (user_id, topic, kafka_partition)
+) with (fillfactor = 50); -- updated with each batch, as kafka_fence
+
+-- Events that came before the one that they wait for, and those that came behind them: the queue of a user and source,
+-- in the order of seq. It is not Kafka's offset, because offsets of two partitions say nothing about each other, and a
+-- user's partition changes when partitions are added.
+create table parked (
+    user_id         uuid        not null,
+    source          text        not null,
+    seq             bigint      not null,
+    event_id        text        not null,
+    order_id        text        not null,
+    opens           boolean     not null, -- it opens its order or dispute: others may wait for it
+    bytes           integer     not null, -- of payload, key and headers, for whoever reads them
+    topic           text,                 -- these three are null for what did not come from Kafka
+    kafka_partition integer,
+    kafka_offset    bigint,
+    record_key      bytea,
+    headers         jsonb       not null, -- [[key, value], ...]; a value that is no text is {"base64": ...}
+    received_at     timestamptz not null,
+    parked_at       timestamptz not null,
+    deadline        timestamptz not null, -- if it is still too early then, it is a dead letter
+    payload         json        not null, -- the bytes as they came
+    primary key (user_id, source, seq),
+    check ((topic is null) = (kafka_partition is null) and (topic is null) = (kafka_offset is null))
+);
+
 create table orders (
     user_id      uuid        not null,
     order_id     text        not null,
@@ -77,6 +120,7 @@ create table outbox (
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
     autovacuum_vacuum_cost_delay = 0
 );
+alter sequence outbox_seq owned by outbox.seq; -- goes with the table
 
 -- order -> user: finds an order without its user, by one index probe a shard.
 create table order_directory (

@@ -93,7 +93,7 @@ impl Citus {
             let pool = pools
                 .entry(coordinator)
                 .or_insert_with(|| pool_of(self.config.clone(), None, whole, self.options));
-            return Routes::ranges(map, |_| Arc::clone(pool));
+            return Routes::ranges(map, |_| Arc::clone(pool)).by_coordinator();
         }
         let share = share_of(self.options.connections_max, map.nodes().len());
         pools.retain(|node, _| map.nodes().contains(node));

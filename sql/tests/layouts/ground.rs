@@ -57,6 +57,10 @@ pub(crate) async fn apply(store: &Store, records: &[Record]) -> Result<Report, S
         total.applied += report.applied;
         total.duplicates += report.duplicates;
         total.stale += report.stale;
+        total.parked += report.parked;
+        total.released += report.released;
+        total.letters.extend(report.letters);
+        total.outcomes.extend(report.outcomes);
         total.rows += report.rows;
         total
             .rejected
@@ -88,6 +92,9 @@ pub(crate) fn by_target(
     }
     groups
 }
+
+/// The tables that belong to the shard, and not to a user's slot.
+pub(crate) const OF_THE_SHARD: [&str; 2] = ["kafka_fence", "kafka_outcomes"];
 
 /// The digest of everything that the layout holds.
 pub(crate) async fn digest_of(db: &TestDb) -> Digest {

@@ -57,6 +57,8 @@ mod model;
 mod once;
 mod outbox;
 mod outcomes;
+mod park;
+mod park_faults;
 mod poison;
 mod reshard;
 mod reshard_faults;

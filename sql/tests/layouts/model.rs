@@ -14,7 +14,7 @@ use crate::ground::connect;
 pub(crate) type Rows = BTreeMap<&'static str, BTreeSet<String>>;
 
 /// How each table is turned into the same lines. Times are `YYYY-MM-DDTHH:MM:SSZ`, which sorts as they do.
-const LINES: [(&str, &str); 7] = [
+const LINES: [(&str, &str); 8] = [
     (
         "inbox",
         "concat_ws('|', user_id, source, event_id, replace(payload_hash::text, '-', ''), {received_at})",
@@ -42,6 +42,11 @@ const LINES: [(&str, &str); 7] = [
         "concat_ws('|', user_id, source, event_id, order_id, version, status, {received_at})",
     ),
     ("order_directory", "concat_ws('|', order_id, user_id)"),
+    (
+        "parked",
+        "concat_ws('|', user_id, source, row_number() over (partition by user_id, source order by seq), event_id, \
+         order_id, {received_at})",
+    ),
 ];
 
 #[derive(Default)]
@@ -72,14 +77,110 @@ pub(crate) struct Model {
     disputes: HashMap<(Uuid, String), DisputeModel>,
     logs: Rows,
     payloads: BTreeMap<(Uuid, String), Value>,
+    /// What is known, under which bytes.
+    inbox: HashMap<(Uuid, Source, String), Event>,
+    /// What waits, in order.
+    queues: BTreeMap<(Uuid, Source), Vec<Event>>,
     pub(crate) applied: usize,
     pub(crate) stale: usize,
+    pub(crate) duplicates: usize,
+    /// Events that had to wait.
+    pub(crate) parked: usize,
+    /// Dead letters.
     pub(crate) rejected: usize,
 }
 
 impl Model {
-    /// Takes the next event; ids must be new.
+    /// Takes the next event: it stands behind all that wait, and then moves whatever can.
     pub(crate) fn take(&mut self, event: &Event) {
+        let known = (event.user_id, event.source, event.event_id.clone());
+        match self.inbox.get(&known) {
+            Some(first) if first.payload == event.payload => self.duplicates += 1,
+            Some(_) => self.rejected += 1,
+            None => {
+                self.inbox.insert(known, event.clone());
+                let queue = (event.user_id, event.source);
+                self.queues.entry(queue).or_default().push(event.clone());
+                while self.move_one(event.user_id) {}
+                let still = self.queues[&queue].last();
+                if still.is_some_and(|last| last.event_id == event.event_id) {
+                    self.parked += 1;
+                }
+            }
+        }
+    }
+
+    /// All deadlines are over.
+    pub(crate) fn expire(&mut self) {
+        let users: BTreeSet<Uuid> = self.queues.keys().map(|(user, _)| *user).collect();
+        for user in users {
+            for source in [Source::Orders, Source::Chargebacks] {
+                while self
+                    .queues
+                    .get(&(user, source))
+                    .is_some_and(|it| !it.is_empty())
+                {
+                    if !self.move_one(user) {
+                        let head = self.queues.get_mut(&(user, source)).unwrap().remove(0);
+                        self.die(&head);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets one of a user's events go, if one can.
+    fn move_one(&mut self, user: Uuid) -> bool {
+        for source in [Source::Orders, Source::Chargebacks] {
+            let queue = self.queues.entry((user, source)).or_default();
+            let opens = |event: &Event| {
+                let payload: Value = serde_json::from_slice(&event.payload).unwrap();
+                matches!(payload["status"].as_str(), Some("created" | "opened"))
+            };
+            let (orders, disputes) = (&self.orders, &self.disputes);
+            let is_there = |event: &Event, source| {
+                let key = (user, event.order_id.clone());
+                match source {
+                    Source::Orders => orders.get(&key).is_some_and(|it| it.version > 0),
+                    Source::Chargebacks => disputes.get(&key).is_some_and(|it| it.version > 0),
+                }
+            };
+            let may_open = |event: &Event| {
+                opens(event)
+                    && !is_there(event, source)
+                    && (source == Source::Orders || is_there(event, Source::Orders))
+            };
+            let head = queue
+                .first()
+                .is_some_and(|head| is_there(head, source) || may_open(head));
+            let next = if head {
+                Some(0)
+            } else {
+                (0..queue.len()).find(|at| {
+                    let mut same = queue[..*at]
+                        .iter()
+                        .filter(|it| it.order_id == queue[*at].order_id)
+                        .map(opens);
+                    let waits = same.next();
+                    may_open(&queue[*at]) && waits == Some(false) && !same.any(|opens| opens)
+                })
+            };
+            if let Some(next) = next {
+                let event = queue.remove(next);
+                self.judge(&event);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn die(&mut self, event: &Event) {
+        self.inbox
+            .remove(&(event.user_id, event.source, event.event_id.clone()));
+        self.rejected += 1;
+    }
+
+    fn judge(&mut self, event: &Event) {
         let payload: Value = serde_json::from_slice(&event.payload).unwrap();
         let text = |field: &str| payload[field].as_str().unwrap_or_default().to_owned();
         let (user, order, id) = (event.user_id, text("order_id"), text("provider_event_id"));
@@ -93,7 +194,7 @@ impl Model {
                 let held = self.orders.entry(key).or_default();
                 let outcome = match (held.version, held.status.as_str(), status.as_str()) {
                     (0, _, "created") => "applied",
-                    (0, ..) => "rejected",
+                    (0, ..) => panic!("{id} is too early and was let go"),
                     _ if at < held.updated_at => "stale",
                     (_, "created" | "updated", "updated" | "success" | "failed") => "applied",
                     _ => "rejected",
@@ -127,7 +228,7 @@ impl Model {
                 let open = held.status == "open";
                 let outcome = match (held.version, status.as_str()) {
                     (0, "opened") => "applied",
-                    (0, _) => "rejected",
+                    (0, _) => panic!("{id} is too early and was let go"),
                     _ if at < held.updated_at => "stale",
                     (_, "updated" | "closed") if open => "applied",
                     _ => "rejected",
@@ -169,7 +270,7 @@ impl Model {
             }
         };
         if outcome == "rejected" {
-            self.rejected += 1;
+            self.die(event);
             return;
         }
         let source = if log == "order_events" {
@@ -183,13 +284,6 @@ impl Model {
                 "the model was shown {id} twice"
             );
         };
-        line(
-            "inbox",
-            format!(
-                "{user}|{source}|{id}|{:032x}|{received}",
-                event.payload_hash
-            ),
-        );
         line(
             log,
             format!("{user}|{order}|{id}|{kind}|{outcome}|{version}|{at}|{received}"),
@@ -211,6 +305,23 @@ impl Model {
         let mut rows = self.logs.clone();
         for (table, _) in LINES {
             rows.entry(table).or_default();
+        }
+        for ((user, source, id), event) in &self.inbox {
+            let (hash, received) = (event.payload_hash, event.received_at);
+            let line = format!("{user}|{source}|{id}|{hash:032x}|{received}");
+            rows.get_mut("inbox").unwrap().insert(line);
+        }
+        for ((user, source), queue) in &self.queues {
+            for (nth, event) in (1..).zip(queue) {
+                let Event {
+                    event_id,
+                    order_id,
+                    received_at,
+                    ..
+                } = event;
+                let line = format!("{user}|{source}|{nth}|{event_id}|{order_id}|{received_at}");
+                rows.get_mut("parked").unwrap().insert(line);
+            }
         }
         for ((user, order), held) in self.orders.iter().filter(|(_, held)| held.version > 0) {
             let OrderModel {

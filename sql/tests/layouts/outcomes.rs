@@ -1,16 +1,17 @@
-//! Stale, illegal and too early: each has its name, and only stale is a row.
+//! Stale, illegal and parked: each has its name, and only stale is a row of the log.
 
+use shardlane_sql::EventOutcome::{Applied, Illegal, Parked, Stale};
 use shardlane_sql::RejectReason;
 
 use crate::events::{direct, dispute, from_kafka, order, user};
 use crate::ground::{Ground, apply, connect, digest_of};
 
 on_every_layout!(
-    stale_is_logged_and_the_rejected_are_no_rows,
-    what_came_too_early_is_applied_when_it_comes_again,
+    stale_is_logged_and_what_is_no_row_has_its_name,
+    what_was_rejected_is_judged_anew_when_it_comes_again,
 );
 
-async fn stale_is_logged_and_the_rejected_are_no_rows(ground: Ground) {
+async fn stale_is_logged_and_what_is_no_row_has_its_name(ground: Ground) {
     let Some(db) = ground.db().await else { return };
     let store = db.store().await;
     let user = user(11);
@@ -29,35 +30,23 @@ async fn stale_is_logged_and_the_rejected_are_no_rows(ground: Ground) {
     );
     let report = apply(&store, &records).await.unwrap();
     assert_eq!(
-        (report.applied, report.stale, report.duplicates),
-        (2, 1, 0),
+        report.outcomes,
+        [Applied, Applied, Stale, Illegal, Parked, Parked]
+    );
+    assert_eq!(
+        (report.applied, report.stale, report.parked, report.released),
+        (2, 1, 2, 0),
         "{report:?}"
     );
-    let rejected: Vec<_> = report
-        .rejected
-        .iter()
-        .map(|it| (it.index, it.reason))
-        .collect();
+    let [rejected] = &report.rejected[..] else {
+        panic!("one is rejected: {report:?}")
+    };
     let illegal = RejectReason::Illegal {
         from: "updated",
         asked: "created",
     };
-    assert_eq!(
-        rejected,
-        [
-            (3, illegal),
-            (4, RejectReason::TooEarly),
-            (5, RejectReason::TooEarly)
-        ]
-    );
-    assert_eq!(
-        report
-            .rejected
-            .iter()
-            .map(|it| it.reason.class())
-            .collect::<Vec<_>>(),
-        ["illegal", "out_of_order", "out_of_order"]
-    );
+    assert_eq!((rejected.index, rejected.reason), (3, illegal));
+    assert_eq!(rejected.reason.class(), "illegal");
 
     let mut found = Vec::new();
     for url in db.urls() {
@@ -73,6 +62,10 @@ async fn stale_is_logged_and_the_rejected_are_no_rows(ground: Ground) {
             ("orders", "order_id || ' ' || status || ' v' || version"),
             ("disputes", "order_id"),
             ("order_directory", "order_id"),
+            (
+                "parked",
+                "source || ' ' || seq || ' ' || event_id || ' of ' || kafka_offset",
+            ),
         ] {
             let sql = format!("select '{table}: ' || {columns} from {table}");
             let rows = client.query(&sql, &[]).await.unwrap();
@@ -82,6 +75,8 @@ async fn stale_is_logged_and_the_rejected_are_no_rows(ground: Ground) {
     found.sort();
     let expected = [
         "inbox: created",
+        "inbox: dispute-early",
+        "inbox: early",
         "inbox: stale",
         "inbox: updated",
         "order_directory: o",
@@ -91,14 +86,16 @@ async fn stale_is_logged_and_the_rejected_are_no_rows(ground: Ground) {
         "orders: o updated v2",
         "outbox: created",
         "outbox: updated",
+        "parked: chargebacks 1 dispute-early of 5",
+        "parked: orders 1 early of 4",
     ];
     assert_eq!(
         found, expected,
         "the rows of all shards, rejected events left out"
     );
-    // inbox 3, orders 1, events 3, outbox 2, directory 1, fence 1.
+    // inbox 5, orders 1, events 3, outbox 2, directory 1, parked 2, fence 1.
     assert_eq!(
-        report.rows, 11,
+        report.rows, 15,
         "the report counts the rows that are left: {report:?}"
     );
     let fences: Vec<i64> = store.fences().await.unwrap().into_values().collect();
@@ -109,35 +106,26 @@ async fn stale_is_logged_and_the_rejected_are_no_rows(ground: Ground) {
     );
 }
 
-/// "Nothing vanishes": a parked or dead-lettered event is replayed later, and the inbox must not take it for known.
-async fn what_came_too_early_is_applied_when_it_comes_again(ground: Ground) {
+/// "Nothing vanishes": a dead letter is replayed later, and the inbox must not take it for known.
+async fn what_was_rejected_is_judged_anew_when_it_comes_again(ground: Ground) {
     let Some(db) = ground.db().await else { return };
     let store = db.store().await;
     let user = user(12);
-    let early = [
-        order(user, "o", "e2", "success", 20),
-        dispute(user, "o", "d2", "closed", 20),
-    ];
-    let empty = digest_of(&db).await;
-    let report = apply(&store, &direct(early.clone())).await.unwrap();
-    assert_eq!((report.rejected.len(), report.rows), (2, 0), "{report:?}");
-    assert_eq!(digest_of(&db).await, empty, "what was rejected left a row");
-
     let opening = [
         order(user, "o", "e1", "created", 10),
+        order(user, "o", "e3", "success", 30),
         dispute(user, "o", "d1", "opened", 10),
+        dispute(user, "o", "d3", "closed", 30),
     ];
-    assert_eq!(apply(&store, &direct(opening)).await.unwrap().applied, 2);
-    let report = apply(&store, &direct(early.clone())).await.unwrap();
-    assert_eq!(
-        (report.applied, report.duplicates),
-        (2, 0),
-        "the replay was lost: {report:?}"
-    );
-    let report = apply(&store, &direct(early)).await.unwrap();
-    assert_eq!(
-        (report.applied, report.duplicates),
-        (0, 2),
-        "and applied once: {report:?}"
-    );
+    assert_eq!(apply(&store, &direct(opening)).await.unwrap().applied, 4);
+    let before = digest_of(&db).await;
+    let illegal = [
+        order(user, "o", "e4", "failed", 40),
+        dispute(user, "o", "d4", "updated", 40),
+    ];
+    for _ in 0..2 {
+        let report = apply(&store, &direct(illegal.clone())).await.unwrap();
+        assert_eq!((report.rejected.len(), report.rows), (2, 0), "{report:?}");
+        assert_eq!(digest_of(&db).await, before, "what was rejected left a row");
+    }
 }

@@ -20,7 +20,7 @@ use shardlane_domain::{
 };
 use uuid::Uuid;
 
-use crate::log_scan::{SILENCE_MAX, log_reader, scan};
+use crate::log_scan::{SILENCE_MAX, log_reader, scan, watermarks};
 use crate::record::time_of;
 use crate::topics::partition_count;
 use crate::{TopicError, TopicSet};
@@ -131,7 +131,7 @@ impl DeadLetterLog {
         if !u32::try_from(partition).is_ok_and(|partition| partition < partitions) {
             return Err(missing());
         }
-        let (low, high) = consumer.fetch_watermarks(&topic, partition, SILENCE_MAX)?;
+        let (low, high) = watermarks(&consumer, &topic, partition)?;
         if !(low..high).contains(&offset) {
             return Err(missing());
         }

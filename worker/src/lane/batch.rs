@@ -11,14 +11,16 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::fence::Fence;
-use super::{Fences, Lane, Pair};
+use super::{Fences, Lane, Pair, bytes};
 use crate::dead_letter::{MALFORMED, Reason};
 use crate::error::WorkerError;
 use crate::record::RawRecord;
 use crate::stats::Stats;
 
-/// How many records the poller hands over at once. They are not bounded by bytes, so they are few.
+/// How many records the poller hands over at once.
 pub(crate) const CHUNK_ROWS_MAX: usize = 128;
+/// How many bytes the poller hands over at once, but for one record.
+pub(crate) const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
 /// What was taken from the lane's channel at once.
 #[derive(Default)]
@@ -39,11 +41,12 @@ impl Lane {
         fences: &mut Fences,
         patience: Option<Duration>,
     ) -> Result<Option<Batch>, WorkerError> {
-        let (settings, counters) = (&self.shared.settings, &self.shared.stats.counters);
+        let (settings, counters) = (&self.shared.settings, self.counters());
         let mut batch = Batch::default();
-        let mut bytes = 0;
+        let bytes_max = self.progress.batch_bytes_max(settings.batch_bytes_max);
+        let mut taken = 0;
         let mut deadline = patience.map(|patience| tokio::time::Instant::now() + patience);
-        while batch.records.len() < settings.batch_rows_max && bytes < settings.batch_bytes_max {
+        while batch.records.len() < settings.batch_rows_max && (taken == 0 || taken < bytes_max) {
             let mut chunk = match deadline {
                 _ if !left.is_empty() => std::mem::take(left),
                 None => records.recv().await.unwrap_or_default(),
@@ -58,6 +61,7 @@ impl Lane {
             *left = chunk.split_off(room.min(chunk.len()));
             let Some(last) = chunk.last() else { break };
             let (received, next) = (chunk.len(), last.offset + 1);
+            let received_bytes = bytes(&chunk);
             batch.next = Some(next);
             deadline.get_or_insert_with(|| tokio::time::Instant::now() + settings.batch_linger);
             let routes = self.shared.store.routes();
@@ -78,7 +82,9 @@ impl Lane {
             let covered = received - chunk.len();
             Stats::add(&counters.fenced, covered);
             Stats::add(&counters.done, covered);
-            bytes += chunk.iter().map(RawRecord::bytes).sum::<usize>();
+            let uncovered = bytes(&chunk);
+            self.progress.release(received_bytes - uncovered);
+            taken += uncovered;
             batch.records.append(&mut chunk);
         }
         let open = deadline.is_some() && !self.closing.load(Ordering::Acquire);
@@ -90,7 +96,7 @@ impl Lane {
         &self,
         batch: Vec<RawRecord>,
     ) -> Result<Option<Vec<Pair>>, WorkerError> {
-        let (map, counters) = (&self.shared.settings.map, &self.shared.stats.counters);
+        let (map, counters) = (&self.shared.settings.map, self.counters());
         let mut events = Vec::with_capacity(batch.len());
         let mut malformed = Vec::new();
         let mut misrouted = 0;

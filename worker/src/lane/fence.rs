@@ -31,7 +31,11 @@ impl Lane {
         let mut retry = self.retry();
         loop {
             let (store, topic) = (&self.shared.store, &self.topic);
-            let failure = match store.fence(target, topic, self.partition).await {
+            let Some(pass) = self.pass(target.shard()).await else {
+                return Ok(Fence::Closed);
+            };
+            let read = store.fence(target, topic, self.partition).await;
+            let failure = match self.answer(pass, read) {
                 Ok(None) => return Ok(Fence::At(0)),
                 Ok(Some(fence)) if fence <= seen => return Ok(Fence::At(fence)),
                 Ok(Some(fence)) => match self.log_end().await {
@@ -47,11 +51,14 @@ impl Lane {
                     // The broker is away for a moment, which is no reason to end.
                     Err(error) => Failure::LogEnd(error),
                 },
-                Err(error) => match error.class() {
+                Err(Failure::Sql(error)) => match error.class() {
                     ErrorClass::Transient => Failure::Sql(error),
                     ErrorClass::Rerouted => return Ok(Fence::Rerouted(error)),
-                    _ => return Err(error.into()),
+                    ErrorClass::Data | ErrorClass::Fenced | ErrorClass::Permanent => {
+                        return Err(error.into());
+                    }
                 },
+                Err(away) => away,
             };
             if !self.wait(&mut retry, &failure).await {
                 return Ok(Fence::Closed);

@@ -4,17 +4,19 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use shardlane_router::TokenHash;
 use shardlane_sql::{ErrorClass, Record, Report, Routes, SqlError, Target};
+use tracing::Instrument as _;
 
 use super::batch::is_covered;
 use super::fence::Fence;
 use super::retry::Failure;
 use super::{Fences, Lane, Pair};
+use crate::breaker::Pass;
 use crate::dead_letter::Reason;
 use crate::error::WorkerError;
 use crate::record::RawRecord;
 use crate::stats::Stats;
+use crate::sweep;
 
 /// How long a shard may refuse what the newest map gives it. A freeze is explained at once; this is a shard that is not
 /// what its map says, and somebody has to look.
@@ -51,12 +53,12 @@ impl Lane {
             let hold_back = routes.hold_back(events.iter().map(|(record, _)| record.event.user_id));
             let grouped = group(&routes, events, fences);
             let mut rest = grouped.frozen;
-            Stats::add(&counters.fenced, grouped.covered);
+            Stats::add(&self.counters().fenced, grouped.covered);
             let ends = try_join_all(
                 grouped
                     .groups
                     .into_iter()
-                    .map(|(target, group)| self.apply_group(target, group)),
+                    .map(|(target, group)| self.apply_group(&routes, target, group)),
             );
             let mut refusal = None;
             for end in ends.await? {
@@ -100,7 +102,12 @@ impl Lane {
 
     /// Applies one target's records, in order: waits out what passes, halves a batch that fails on data until the
     /// guilty record stands alone, drops what another worker has applied.
-    async fn apply_group(&self, target: Target, group: Vec<Pair>) -> Result<GroupEnd, WorkerError> {
+    async fn apply_group(
+        &self,
+        routes: &Routes,
+        target: Target,
+        group: Vec<Pair>,
+    ) -> Result<GroupEnd, WorkerError> {
         let next = group.last().map_or(0, |(_, raw)| raw.offset + 1);
         let (records, raws): (Vec<Record>, Vec<RawRecord>) = group.into_iter().unzip();
         let counters = &self.shared.stats.counters;
@@ -111,9 +118,13 @@ impl Lane {
         work.push(0..records.len());
         while let Some(range) = work.pop() {
             let (part, raw_part) = (&records[range.clone()], &raws[range.clone()]);
-            let error = match self.apply(target, part, raw_part, attempts).await {
+            let Some(pass) = self.pass(target.shard()).await else {
+                return Ok(GroupEnd::Closed);
+            };
+            let error = match self.apply(pass, target, part, raw_part, attempts).await {
                 Ok(report) => {
-                    self.shared.stats.batch(&report, TokenHash::Postgres, part);
+                    let way = self.shared.store.way(routes, target);
+                    self.shared.stats.batch(self.source, way, &report, part);
                     retry = self.retry();
                     attempts = 1;
                     continue;
@@ -144,8 +155,8 @@ impl Lane {
                             attempts,
                         },
                     );
-                    match self.publish_dead(&[letter]).await {
-                        Ok(()) => Stats::add(&counters.malformed, 1),
+                    match self.bury(target, &records[range.start], letter).await {
+                        Ok(()) => Stats::add(&self.counters().malformed, 1),
                         Err(error) => {
                             if !self.wait(&mut retry, &error).await {
                                 return Ok(GroupEnd::Closed);
@@ -160,7 +171,7 @@ impl Lane {
                         Fence::At(fence) => {
                             let covered =
                                 raws[range.clone()].partition_point(|raw| raw.offset < fence);
-                            Stats::add(&counters.fenced, covered);
+                            Stats::add(&self.counters().fenced, covered);
                             if range.start + covered < range.end {
                                 work.push(range.start + covered..range.end);
                             }
@@ -178,7 +189,9 @@ impl Lane {
                         work.push(range);
                         return Ok(rerouted(records, raws, &work, error));
                     }
-                    Failure::DeadLetter(_) | Failure::LogEnd(_) => return Err(error.into()),
+                    Failure::Away(_) | Failure::DeadLetter(_) | Failure::LogEnd(_) => {
+                        return Err(error.into());
+                    }
                 },
                 ErrorClass::Permanent => return Err(error.into()),
             }
@@ -189,12 +202,16 @@ impl Lane {
     /// One transaction. What it rejects is a dead letter before it commits.
     async fn apply(
         &self,
+        pass: Pass,
         target: Target,
         records: &[Record],
         raws: &[RawRecord],
         attempts: u32,
     ) -> Result<Report, Failure> {
-        let staged = self.shared.store.stage(target, records).await?;
+        let carried = |index: usize| sweep::carried(&raws[index]);
+        let store = &self.shared.store;
+        let staged = store.stage_carrying(target, records, &carried).await;
+        let staged = self.answer(pass, staged)?;
         let letters: Vec<(&RawRecord, Reason)> = staged
             .report()
             .rejected
@@ -212,7 +229,27 @@ impl Lane {
             })
             .collect();
         self.publish_dead(&letters).await?;
-        Ok(staged.commit().await?)
+        sweep::publish(&self.shared, &staged.report().letters).await?;
+        let shard = target.shard();
+        let span = tracing::info_span!("commit", %shard);
+        Ok(staged.commit().instrument(span).await?)
+    }
+
+    /// Publishes a record that the database refuses, and counts it there.
+    async fn bury(
+        &self,
+        target: Target,
+        record: &Record,
+        letter: (&RawRecord, Reason),
+    ) -> Result<(), Failure> {
+        self.publish_dead(&[letter]).await?;
+        let staged = self
+            .shared
+            .store
+            .stage_dead(target, record.origin.as_slice())
+            .await?;
+        staged.commit().await?;
+        Ok(())
     }
 
     pub(super) async fn publish_dead(

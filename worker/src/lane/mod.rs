@@ -10,22 +10,24 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::consumer::BaseConsumer;
 use shardlane_domain::Source;
 use shardlane_router::Epoch;
 use shardlane_sql::{Record, Store, Target};
 use tokio::sync::mpsc;
+use tracing::{Instrument as _, Span};
 
 use self::batch::Batch;
-pub(crate) use self::batch::CHUNK_ROWS_MAX;
+pub(crate) use self::batch::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX};
+use crate::breaker::Breakers;
 use crate::consumer::Context;
 use crate::dead_letter::DeadLetters;
 use crate::error::WorkerError;
+use crate::flow::{InFlight, Progress};
 use crate::record::RawRecord;
 use crate::settings::WorkerSettings;
-use crate::stats::Stats;
+use crate::stats::{Stats, TopicCounters};
+use crate::trace;
 
 /// How often a lane looks whether its frozen slots have thawed.
 const FROZEN_POLL: Duration = Duration::from_millis(20);
@@ -38,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) breakers: Breakers,
 }
 
 /// One partition's lane.
@@ -47,6 +51,7 @@ pub(crate) struct Lane {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
     pub(crate) source: Source,
+    pub(crate) progress: Arc<Progress>,
     /// Set when the partition is revoked or the worker stops: what is not begun stays for the next owner.
     pub(crate) closing: Arc<AtomicBool>,
 }
@@ -92,6 +97,7 @@ impl Lane {
         // stays at the oldest of these.
         let mut frozen: Vec<Pair> = Vec::new();
         let mut deferred = Deferred::new(Arc::clone(&self.shared.stats));
+        let lag = self.shared.stats.lags.of_lane(&self.topic, self.partition);
         let (mut next, mut seen) = (None, Epoch(0));
         loop {
             let patience = (!frozen.is_empty()).then_some(FROZEN_POLL);
@@ -109,29 +115,58 @@ impl Lane {
                 continue;
             }
             seen = epoch;
+            let accepted = |record: &RawRecord| record.received_at;
+            let waiting = frozen.first().map(|(_, raw)| raw);
+            lag.begins(waiting.or(batch.records.first()).map(accepted));
+            let last = batch.records.last().map(accepted);
             let taken = batch.records.len() + frozen.len();
-            let Some(events) = self.decode(batch.records).await? else {
+            let held = bytes(&batch.records) + bytes(frozen.iter().map(|(_, raw)| raw));
+            let span = self.span(&batch.records);
+            let decoded = self.decode(batch.records).instrument(span.clone());
+            let Some(events) = decoded.await? else {
                 break;
             };
             frozen.extend(events);
-            let Some(waiting) = self.process(frozen, &mut fences).await? else {
+            let processed = self.process(frozen, &mut fences).instrument(span);
+            let Some(waiting) = processed.await? else {
                 break;
             };
             frozen = waiting;
             deferred.set(frozen.len());
             let oldest = frozen.first().map(|(_, raw)| raw.offset);
             if let Some(done) = oldest.or(next) {
-                self.commit_offset(done)?;
+                self.progress.set_done(done);
             }
-            Stats::add(&self.shared.stats.counters.done, taken - frozen.len());
+            let left = frozen.first().map(|(_, raw)| accepted(raw));
+            lag.ended(oldest.or(next), last, left);
+            let left = bytes(frozen.iter().map(|(_, raw)| raw));
+            self.progress.release(held - left);
+            Stats::add(&self.counters().done, taken - frozen.len());
         }
         Ok(())
     }
 
-    fn commit_offset(&self, next: i64) -> Result<(), KafkaError> {
-        let mut offsets = TopicPartitionList::with_capacity(1);
-        offsets.add_partition_offset(&self.topic, self.partition, Offset::Offset(next))?;
-        // Asynchronous: a commit that is lost costs a replay, which the fence recognises.
-        self.consumer.commit(&offsets, CommitMode::Async)
+    /// A batch's span, tied to the traces of its records.
+    fn span(&self, records: &[RawRecord]) -> Span {
+        let span = tracing::info_span!(
+            "batch",
+            otel.kind = "consumer",
+            topic = %self.topic,
+            partition = self.partition,
+            first_offset = records.first().map(|record| record.offset),
+            last_offset = records.last().map(|record| record.offset),
+            records = records.len(),
+        );
+        trace::tie(&span, records);
+        span
     }
+
+    /// Those of the lane's topic.
+    fn counters(&self) -> &TopicCounters {
+        self.shared.stats.topic(self.source)
+    }
+}
+
+fn bytes<'a>(records: impl IntoIterator<Item = &'a RawRecord>) -> usize {
+    records.into_iter().map(RawRecord::bytes).sum()
 }

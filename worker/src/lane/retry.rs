@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use rdkafka::error::KafkaError;
+use shardlane_router::ShardId;
 use shardlane_sql::{ErrorClass, SqlError};
 
 use super::Lane;
+use crate::breaker::{LOOK, Pass};
 use crate::error::WorkerError;
+use crate::stats::Stats;
 
 impl Lane {
     pub(super) fn retry(&self) -> ExponentialBackoff {
@@ -21,9 +24,44 @@ impl Lane {
             .build()
     }
 
+    /// Waits while the shard is away; `None`: the lane is closing.
+    pub(super) async fn pass(&self, shard: ShardId) -> Option<Pass> {
+        let breaker = self.shared.breakers.of(shard);
+        loop {
+            if let Some(pass) = breaker.pass() {
+                return Some(pass);
+            }
+            self.progress.set_waits(true);
+            if !self.pause(LOOK).await {
+                return None;
+            }
+        }
+    }
+
+    /// Tells the breaker what the shard answered.
+    pub(super) fn answer<T>(&self, pass: Pass, answer: Result<T, SqlError>) -> Result<T, Failure> {
+        let error = match answer {
+            Err(error) if error.is_outage() => error,
+            answer => {
+                pass.answered();
+                self.progress.set_waits(false);
+                return Ok(answer?);
+            }
+        };
+        self.progress.set_waits(true);
+        if pass.away() {
+            Stats::add(&self.shared.stats.counters.outages, 1);
+        }
+        Err(Failure::Away(error))
+    }
+
     /// Waits before another try. False: the lane is closing, so there is none.
     pub(super) async fn wait(&self, retry: &mut ExponentialBackoff, error: &Failure) -> bool {
-        let delay = retry.next().unwrap_or(self.shared.settings.retry_delay_max);
+        let delay = match error {
+            // The breaker says how long.
+            Failure::Away(_) => Duration::ZERO,
+            _ => retry.next().unwrap_or(self.shared.settings.retry_delay_max),
+        };
         tracing::warn!(topic = %self.topic, partition = self.partition, ?delay, "waiting: {error}");
         self.pause(delay).await
     }
@@ -47,6 +85,9 @@ impl Lane {
 pub(super) enum Failure {
     #[error(transparent)]
     Sql(#[from] SqlError),
+    /// The database is away, for all lanes.
+    #[error(transparent)]
+    Away(SqlError),
     #[error("a dead letter was not acknowledged: {0}")]
     DeadLetter(#[from] KafkaError),
     #[error("the broker did not say where the log ends: {0}")]
@@ -56,7 +97,7 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn class(&self) -> ErrorClass {
         match self {
-            Failure::Sql(error) => error.class(),
+            Failure::Sql(error) | Failure::Away(error) => error.class(),
             Failure::DeadLetter(_) | Failure::LogEnd(_) => ErrorClass::Transient,
         }
     }
@@ -65,7 +106,7 @@ impl Failure {
 impl From<Failure> for WorkerError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Sql(error) => WorkerError::Sql(error),
+            Failure::Sql(error) | Failure::Away(error) => WorkerError::Sql(error),
             Failure::DeadLetter(error) | Failure::LogEnd(error) => WorkerError::Kafka(error),
         }
     }

@@ -164,13 +164,22 @@ async fn a_letter_is_replayed_into_a_row_and_again_into_a_duplicate() {
         [ReplayEnd::Taken(format!("{topic}/1/3"))]
     );
     let counts = until_done(&worker, 4).await;
-    worker.stop().await.unwrap();
     assert_eq!((counts.applied, counts.duplicates), (2, 1), "{counts:?}");
     assert_eq!(
         client.query_one(query, &[]).await.unwrap().get::<_, i64>(1),
         1
     );
     assert_eq!(list(ring, "").await.len(), 1, "no new letter");
+
+    // An inbox that has forgotten it: refused all the same.
+    world
+        .execute("delete from inbox where event_id = 'bad-1'")
+        .await;
+    replay(ring, list(ring, "").await, again).await;
+    let counts = until_done(&worker, 5).await;
+    worker.stop().await.unwrap();
+    assert_eq!((counts.applied, counts.stale), (2, 0), "{counts:?}");
+    assert_eq!(list(ring, "state=dead").await.len(), 1, "it has died again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,7 +321,7 @@ async fn a_dead_letter_topic_that_is_gone_is_waited_for_and_made_anew_has_its_ow
     };
     let ring = &world.ring;
     let dlq = ring.topics.dlq_of(Source::Orders);
-    let users = users_of(&ring.map, 1, 2);
+    let users = users_of(&ring.map, 1, 3);
     let unharmed = users_of(&ring.map, 2, 1)[0];
     let illegal = |user| {
         [
@@ -351,18 +360,24 @@ async fn a_dead_letter_topic_that_is_gone_is_waited_for_and_made_anew_has_its_ow
         }
     })
     .await;
+    let [created, success, failed] = illegal(users[1]);
+    ring.publish(&[created, success]).await;
+    until_done(&worker, 6).await;
     let retries = worker.stats().counts().retries;
-    ring.publish(&illegal(users[1])).await;
+    ring.publish(&[failed]).await;
+    ring.publish(&[order(users[2], "o1", "ord", "created", 1)])
+        .await;
     ring.publish(&[order(unharmed, "o1", "ord", "created", 1)])
         .await;
     let counts = until_counts(
         &worker.stats(),
         "the others, and a try that failed",
-        |counts| counts.done >= 5 && counts.retries > retries,
+        |counts| counts.done >= 7 && counts.retries > retries,
     )
     .await;
-    assert_eq!(counts.done, 5, "the partition waits: {counts:?}");
-    assert_eq!(ring.offsets(&settings)[&(Source::Orders, 1)], (4, 7));
+    assert_eq!(counts.done, 7, "the partition waits: {counts:?}");
+    let (committed, end) = ring.offsets(&settings)[&(Source::Orders, 1)];
+    assert!(committed <= 6 && end == 8, "{committed} of {end}");
 
     let again = NewTopic::new(&dlq, 4, TopicReplication::Fixed(1));
     until("the topic is made again", async || {
@@ -376,7 +391,7 @@ async fn a_dead_letter_topic_that_is_gone_is_waited_for_and_made_anew_has_its_ow
             .map_err(|(_, code)| code.to_string())
     })
     .await;
-    let counts = until_done(&worker, 8).await;
+    let counts = until_done(&worker, 9).await;
     worker.stop().await.unwrap();
     assert_eq!(counts.illegal, 3, "{counts:?}");
     ring.everything_is_committed(&settings);

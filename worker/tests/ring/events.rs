@@ -46,6 +46,20 @@ pub(crate) fn order_json(
     .to_string()
 }
 
+/// An order whose payload is so many bytes longer.
+pub(crate) fn order_with_note(
+    user: Uuid,
+    event: &str,
+    status: &str,
+    second: i64,
+    bytes: usize,
+) -> Event {
+    let mut json: serde_json::Value =
+        serde_json::from_str(&order_json(user, event, "ord", status, second)).unwrap();
+    json["meta"]["note"] = "x".repeat(bytes).into();
+    decoded(Source::Orders, json.to_string())
+}
+
 pub(crate) fn decoded(source: Source, json: String) -> Event {
     Event::decode(source, Bytes::from(json), accepted_now()).unwrap()
 }

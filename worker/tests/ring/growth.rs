@@ -45,13 +45,13 @@ async fn check(world: &World, worker: Worker, storm: Storm, settings: &WorkerSet
     let sent = storm.stop().await;
     let total: usize = sent.values().sum();
     let counts = until_counts(&worker.stats(), "all is applied", |counts| {
-        counts.applied + counts.stale + counts.too_early >= total as u64
+        counts.applied + counts.stale + counts.parked >= total as u64
     })
     .await;
     worker.stop().await.unwrap();
     let disorder = [
         counts.stale,
-        counts.too_early,
+        counts.parked,
         counts.illegal,
         counts.malformed,
     ];

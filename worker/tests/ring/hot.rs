@@ -25,10 +25,7 @@ async fn a_user_with_a_third_of_all_events_is_named_with_its_slot() {
     let total = events.len() as u64;
     assert_eq!(total, 200);
     ring.publish(&events).await;
-    let store = world.db.store().await;
-    let worker = shardlane_worker::Worker::start(ring.settings("hot"), store.clone())
-        .await
-        .unwrap();
+    let worker = world.start(ring.settings("hot")).await;
     until_done(&worker, events.len()).await;
 
     let slot = ring.map.hash().token(&RouteKey::Uuid(hot)).slot();
@@ -49,7 +46,7 @@ async fn a_user_with_a_third_of_all_events_is_named_with_its_slot() {
         matches!(taken, StatsServerError::PortTaken { .. }),
         "{taken}"
     );
-    let serving = tokio::spawn(server.run(worker.stats(), store, ring.map.clone()));
+    let serving = tokio::spawn(server.run(worker.view()));
     let get = async |path: &str| {
         let url = format!("http://{address}{path}");
         let body = tokio::task::spawn_blocking(move || {

@@ -6,7 +6,7 @@ use shardlane_domain::Event;
 use shardlane_sql::Layout;
 use uuid::Uuid;
 
-use crate::events::{WALK, user, walks};
+use crate::events::{WALK, order_with_note, user, walks};
 use crate::world::{World, until, until_counts, until_done};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,7 +23,11 @@ async fn a_replay_changes_nothing_with_and_without_the_fence() {
     let counts = until_done(&worker, events.len()).await;
     worker.stop().await.unwrap();
     assert_eq!(
-        (counts.applied, counts.fenced, counts.duplicates),
+        (
+            counts.applied + counts.parked,
+            counts.fenced,
+            counts.duplicates
+        ),
         (all, 0, 0),
         "{counts:?}"
     );
@@ -86,7 +90,7 @@ async fn a_worker_goes_on_where_its_predecessor_stopped() {
             "{counts:?}"
         );
         done += counts.done;
-        applied += counts.applied;
+        applied += counts.applied + counts.parked;
         starts += 1;
         let offsets = ring.offsets(&settings);
         let committed: i64 = offsets.values().map(|(committed, _)| committed).sum();
@@ -122,7 +126,8 @@ async fn a_lost_commit_of_offsets_is_made_good_by_the_fence() {
     let counts = until_done(&worker, events.len()).await;
     worker.stop().await.unwrap();
     assert_eq!(counts.fenced, before.unsigned_abs(), "{counts:?}");
-    assert_eq!(counts.applied, 240 - before.unsigned_abs(), "{counts:?}");
+    let taken = counts.applied + counts.parked;
+    assert_eq!(taken, 240 - before.unsigned_abs(), "{counts:?}");
     world.has_walks_of(&users).await;
 }
 
@@ -205,7 +210,8 @@ async fn two_workers_share_and_one_takes_over() {
     second.stop().await.unwrap();
     let (a, b) = (of_first.counts(), of_second.counts());
     assert!(a.done > 0 && b.done > before.1, "{a:?} {b:?}");
-    assert_eq!(a.applied + b.applied, sent.len() as u64, "{a:?} {b:?}");
+    let taken = a.applied + a.parked + b.applied + b.parked;
+    assert_eq!(taken, sent.len() as u64, "{a:?} {b:?}");
     assert_eq!(
         (a.stale, b.stale, a.duplicates, b.duplicates),
         (0, 0, 0, 0),
@@ -240,7 +246,8 @@ async fn a_full_lane_pauses_its_partition_and_goes_on() {
     let counts = until_done(&worker, events.len()).await;
     worker.stop().await.unwrap();
     assert!(counts.pauses > 0, "{counts:?}");
-    assert_eq!((counts.applied, counts.done), (600, 600), "{counts:?}");
+    let taken = counts.applied + counts.parked;
+    assert_eq!((taken, counts.done), (600, 600), "{counts:?}");
     world.has_walks_of(&users).await;
     ring.everything_is_committed(&settings);
 }
@@ -288,5 +295,92 @@ async fn a_hanging_database_does_not_hold_up_a_stop() {
     until_done(&next, events.len()).await;
     next.stop().await.unwrap();
     world.has_walks_of(&users).await;
+    ring.everything_is_committed(&settings);
+}
+
+/// A slow transaction is finished, and its offset committed, before the worker ends: nothing is left to do again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_drains_what_a_slow_shard_is_at() {
+    let Some(world) = World::new(Layout::Shards).await else {
+        return;
+    };
+    let ring = &world.ring;
+    let users: Vec<Uuid> = (0..40).map(user).collect();
+    let events = walks(users.iter().copied());
+    world.slow_down(1.5).await;
+    let mut settings = ring.settings("");
+    settings.batch_rows_max = 10;
+    let worker = world.start(settings.clone()).await;
+    ring.publish(&events).await;
+    // What pg_sleep holds has not committed.
+    let asleep = "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
+    until("a batch is under way on each shard", async || {
+        let asleep = world.ask(asleep).await;
+        (asleep.iter().all(|count| *count > 0))
+            .then_some(())
+            .ok_or_else(|| format!("{asleep:?}"))
+    })
+    .await;
+    let (stats, stopping) = (worker.stats(), std::time::Instant::now());
+    worker.stop().await.unwrap();
+    let took = stopping.elapsed();
+    assert!(took < settings.drain_max, "{took:?}");
+    let rows: i64 = world.ask("select count(*) from inbox").await.iter().sum();
+    let committed: i64 = ring.offsets(&settings).values().map(|it| it.0).sum();
+    let counts = stats.counts();
+    assert!(counts.done > 0 && counts.done < 240, "{counts:?}");
+    assert_eq!((rows, committed), (committed, counts.done.cast_signed()));
+}
+
+/// What lanes hold is bounded by bytes, whatever the records' number and length.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_in_flight_are_bounded_over_all_lanes() {
+    let Some(world) = World::new(Layout::Shards).await else {
+        return;
+    };
+    let ring = &world.ring;
+    let mut settings = ring.settings("");
+    settings.in_flight_bytes_max = 1024 * 1024;
+    let worker = world.start(settings.clone()).await;
+    let mut lockers = Vec::new();
+    for index in 0..2 {
+        let locker = world.db.client(index).await;
+        locker
+            .batch_execute("begin; lock table inbox in access exclusive mode")
+            .await
+            .unwrap();
+        lockers.push(locker);
+    }
+    let users: Vec<Uuid> = (0..100).map(user).collect();
+    let mut sent = 0;
+    let publisher = ring.publisher().await;
+    for number in 0..10 {
+        let status = if number == 0 { "created" } else { "updated" };
+        let sends = users.iter().map(async |user| {
+            let event = order_with_note(*user, &format!("e{number}"), status, number, 8 * 1024);
+            publisher.publish(&event).await.unwrap();
+        });
+        sent += futures_util::future::join_all(sends).await.len();
+    }
+    let stats = worker.stats();
+    let partitions = ring.map.partition_count();
+    until_counts(&stats, "each lane is full", |counts| {
+        counts.pauses >= u64::from(partitions)
+    })
+    .await;
+    let (now, peak) = stats.in_flight_bytes();
+    assert!(now > settings.in_flight_bytes_max / 4, "{now}");
+    assert!(peak <= settings.in_flight_bytes_max, "{peak}");
+    drop(lockers);
+    let counts = until_done(&worker, sent).await;
+    assert_eq!(counts.applied, sent as u64, "{counts:?}");
+    until("all is let go", async || {
+        let (now, _) = stats.in_flight_bytes();
+        (now == 0).then_some(()).ok_or_else(|| now.to_string())
+    })
+    .await;
+    let (_, peak) = stats.in_flight_bytes();
+    assert!(peak <= settings.in_flight_bytes_max, "{peak}");
+    worker.stop().await.unwrap();
     ring.everything_is_committed(&settings);
 }

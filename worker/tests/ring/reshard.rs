@@ -146,7 +146,7 @@ fn print(step: Step, number: usize, steps: usize) {
 fn no_disorder(counts: &Counts) {
     let disorder = [
         counts.stale,
-        counts.too_early,
+        counts.parked,
         counts.illegal,
         counts.malformed,
     ];
@@ -248,6 +248,8 @@ async fn while_slots_are_frozen_their_neighbours_go_on_and_a_restart_loses_nothi
     let (world, ring) = (&ground.world, &ground.world.ring);
     let mut settings = ring.settings("");
     settings.batch_rows_max = 10;
+    // Much shorter than the freeze: records that wait for a thaw are no reason to make a consumer anew.
+    settings.stall_max = Duration::from_millis(400);
     let worker = world.start(settings.clone()).await;
     let plan = ground.reshard().await.plan(&ground.grow()).await.unwrap();
     let (moved, unmoved) = moved_and_unmoved(ring, &plan);
@@ -292,6 +294,8 @@ async fn while_slots_are_frozen_their_neighbours_go_on_and_a_restart_loses_nothi
         counts.pauses > 0
     })
     .await;
+    tokio::time::sleep(settings.stall_max * 4).await;
+    assert_eq!(worker.stats().counts().rebuilds, 0);
 
     ground.finish().await;
     ground.until_applied(moved, 605).await;
@@ -299,4 +303,46 @@ async fn while_slots_are_frozen_their_neighbours_go_on_and_a_restart_loses_nothi
     ground.check(&sent, &settings).await;
     no_disorder(&worker.stats().counts());
     worker.stop().await.unwrap();
+}
+
+/// Two workers at once, one of which comes while slots move to a new shard and one of which goes while they move back.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_overlap_while_shards_grow_and_shrink() {
+    let Some(ground) = Ground::new().await else {
+        return;
+    };
+    let world = &ground.world;
+    let mut settings = world.ring.settings("");
+    settings.batch_rows_max = 50;
+    let first = world.start(settings.clone()).await;
+    let storm = Storm::start(&[world.ring.publisher().await], USERS);
+    until_done(&first, 200).await;
+
+    let mut reshard = ground.reshard().await;
+    let change = ground.grow();
+    let (grown, second) = tokio::join!(reshard.run(&change, print), world.start(settings.clone()));
+    grown.unwrap();
+    until_counts(&second.stats(), "both are at work", |counts| {
+        counts.applied > 100
+    })
+    .await;
+    let shrink = Change {
+        remove: vec![ShardId(2)],
+        ..Change::default()
+    };
+    let of_first = first.stats();
+    let (shrunk, stopped) = tokio::join!(reshard.run(&shrink, print), first.stop());
+    shrunk.unwrap();
+    stopped.unwrap();
+
+    let sent = storm.stop().await;
+    for (user, count) in &sent {
+        let count = i64::try_from(*count).unwrap();
+        ground.until_applied(*user, count).await;
+    }
+    ground.check(&sent, &settings).await;
+    for stats in [&of_first, &second.stats()] {
+        no_disorder(&stats.counts());
+    }
+    second.stop().await.unwrap();
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
+use jiff::Timestamp;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -12,7 +13,7 @@ use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use shardlane_domain::{Event, Source};
 use shardlane_router::SlotMap;
 use shardlane_sql::testing::{TestDb, kafka, test_map, unique};
-use shardlane_sql::{Digest, Layout, digest};
+use shardlane_sql::{Digest, KeepLetters, Layout, ParkedLetter, digest};
 use shardlane_worker::{
     Counts, Publisher, Stats, TopicSet, Worker, WorkerSettings, accepted_now, create_topics,
 };
@@ -32,6 +33,17 @@ pub(crate) struct Ring {
 pub(crate) struct World {
     pub(crate) db: TestDb,
     pub(crate) ring: Ring,
+}
+
+/// Where no dead letter is expected.
+struct NoLetters;
+
+impl KeepLetters for NoLetters {
+    type Error = std::convert::Infallible;
+
+    async fn keep(&self, letters: &[ParkedLetter]) -> Result<(), Self::Error> {
+        panic!("{letters:?}");
+    }
 }
 
 /// A record as it lies in a topic.
@@ -330,6 +342,7 @@ impl World {
     }
 
     pub(crate) async fn digest(&self) -> Digest {
+        self.sweep().await;
         digest(self.db.urls()).await.unwrap()
     }
 
@@ -371,8 +384,16 @@ impl World {
         .await;
     }
 
+    /// Lets go what a worker that stopped at once has left to the next one's sweep: a dispute that was parked while its
+    /// order was being created.
+    pub(crate) async fn sweep(&self) {
+        let store = self.db.store().await;
+        store.sweep(Timestamp::now(), &NoLetters).await.unwrap();
+    }
+
     /// Each of these users has the rows of one walk, once and in order, on the server that the map names.
     pub(crate) async fn has_walks_of(&self, users: &[Uuid]) {
+        self.sweep().await;
         let mut found: HashMap<Uuid, usize> = HashMap::new();
         for index in 0..self.db.urls().len() {
             let client = self.db.client(index).await;

@@ -1,0 +1,4 @@
+-- The queues of a batch's users, without what they carry. `user_id = any` lets Citus prune to one shard.
+select p.user_id, p.source, p.seq, p.order_id, p.opens, p.bytes, p.deadline
+from parked p
+where p.user_id = any($1)

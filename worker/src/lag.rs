@@ -1,0 +1,215 @@
+//! How far a worker is behind. Where a log ends, librdkafka says by itself now and then; nothing here asks the broker.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use rdkafka::Statistics;
+
+use crate::consumer::Key;
+
+/// How often librdkafka says where the logs end.
+pub(crate) const STATISTICS_INTERVAL_MS: &str = "1000";
+
+/// One partition's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lag {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The Kafka partition.
+    pub partition: i32,
+    /// Records in the log that are not done; `None` until librdkafka has said where the log ends. While the partition is
+    /// paused it hears of no new end, so then there are so many at least.
+    pub records: Option<u64>,
+    /// How long ago the front door took the oldest record that is not done; where that one has not been fetched yet, the
+    /// last one that is done. `None` where neither is known.
+    pub seconds: Option<f64>,
+}
+
+/// The partitions that a worker has.
+#[derive(Debug, Default)]
+pub(crate) struct Lags(Mutex<BTreeMap<Key, Partition>>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Partition {
+    /// The log's end, as librdkafka said last.
+    end: Option<i64>,
+    /// Where the group stood when librdkafka spoke last.
+    begin: Option<i64>,
+    /// All before it is done.
+    done: Option<i64>,
+    /// When the oldest record in hand was accepted.
+    oldest: Option<Timestamp>,
+    /// When the last record that is done was accepted.
+    last: Option<Timestamp>,
+}
+
+impl Lags {
+    fn partitions(&self) -> MutexGuard<'_, BTreeMap<Key, Partition>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what librdkafka says; it knows which partitions this worker has.
+    pub(crate) fn observe(&self, statistics: &Statistics) {
+        let known = |offset: i64| (offset >= 0).then_some(offset);
+        let mut partitions = self.partitions();
+        for (name, topic) in &statistics.topics {
+            let name: Arc<str> = Arc::from(&**name);
+            for (number, seen) in &topic.partitions {
+                let key = (Arc::clone(&name), *number);
+                if !seen.desired {
+                    partitions.remove(&key);
+                    continue;
+                }
+                let partition = partitions.entry(key).or_default();
+                partition.end = known(seen.hi_offset);
+                // A group that never committed begins at the log's beginning.
+                partition.begin = known(seen.committed_offset).or(known(seen.lo_offset));
+            }
+        }
+    }
+
+    pub(crate) fn read(&self) -> Vec<Lag> {
+        let now = Timestamp::now();
+        let partitions = self.partitions();
+        let lag = |((topic, partition), it): (&Key, &Partition)| Lag {
+            topic: Arc::clone(topic),
+            partition: *partition,
+            records: it.records(),
+            seconds: it.seconds(now),
+        };
+        partitions.iter().map(lag).collect()
+    }
+
+    /// For the lane of a partition, for as long as it runs.
+    pub(crate) fn of_lane(self: &Arc<Self>, topic: &Arc<str>, partition: i32) -> LaneLag {
+        LaneLag {
+            lags: Arc::clone(self),
+            key: (Arc::clone(topic), partition),
+        }
+    }
+}
+
+impl Partition {
+    fn records(&self) -> Option<u64> {
+        let behind = self.end?.saturating_sub(self.done.or(self.begin)?);
+        // The end is a little older than what is done.
+        Some(u64::try_from(behind).unwrap_or(0))
+    }
+
+    fn seconds(&self, now: Timestamp) -> Option<f64> {
+        let since = match (self.oldest, self.records()) {
+            (Some(oldest), _) => oldest,
+            (None, Some(0)) => return Some(0.0),
+            (None, _) => self.last?,
+        };
+        Some(now.duration_since(since).as_secs_f64().max(0.0))
+    }
+}
+
+/// What a lane says of its partition. When the lane ends, somebody else has what it held.
+pub(crate) struct LaneLag {
+    lags: Arc<Lags>,
+    key: Key,
+}
+
+impl LaneLag {
+    /// A batch begins, whose oldest record was accepted then.
+    pub(crate) fn begins(&self, oldest: Option<Timestamp>) {
+        // A record without a time of its own.
+        let oldest = oldest.filter(|at| *at > Timestamp::UNIX_EPOCH);
+        self.change(|partition| partition.oldest = oldest.or(partition.oldest));
+    }
+
+    /// A batch has ended: all before `done` is done, and what is left was accepted at `oldest` or later.
+    pub(crate) fn ended(
+        &self,
+        done: Option<i64>,
+        last: Option<Timestamp>,
+        oldest: Option<Timestamp>,
+    ) {
+        self.change(|partition| {
+            partition.done = done.or(partition.done);
+            partition.last = last.or(partition.last);
+            partition.oldest = oldest;
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Partition)) {
+        change(self.lags.partitions().entry(self.key.clone()).or_default());
+    }
+}
+
+impl Drop for LaneLag {
+    fn drop(&mut self) {
+        self.lags.partitions().remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn check(partition: Partition, records: Option<u64>, seconds: Option<f64>) {
+        assert_eq!(partition.records(), records, "{partition:?}");
+        assert_eq!(partition.seconds(at(100)), seconds, "{partition:?}");
+    }
+
+    #[test]
+    fn lag_is_counted_from_what_is_known() {
+        let nothing = Partition::default();
+        check(nothing, None, None);
+        let begun = Partition {
+            end: Some(10),
+            begin: Some(4),
+            ..nothing
+        };
+        check(begun, Some(6), None);
+        let in_hand = Partition {
+            oldest: Some(at(70)),
+            ..begun
+        };
+        check(in_hand, Some(6), Some(30.0));
+        // Done up to 8, and nothing in hand: the rest is younger than the last one that is done.
+        let between = Partition {
+            done: Some(8),
+            last: Some(at(80)),
+            ..begun
+        };
+        check(between, Some(2), Some(20.0));
+        let all = Partition {
+            done: Some(10),
+            ..between
+        };
+        check(all, Some(0), Some(0.0));
+        // The lane is past what librdkafka said last.
+        let past = Partition {
+            done: Some(12),
+            ..between
+        };
+        check(past, Some(0), Some(0.0));
+        let past = Partition {
+            oldest: Some(at(95)),
+            ..past
+        };
+        check(past, Some(0), Some(5.0));
+    }
+
+    #[test]
+    fn a_lane_that_ends_says_nothing_any_more() {
+        let lags = Arc::new(Lags::default());
+        let topic: Arc<str> = Arc::from("orders.webhooks");
+        let lane = lags.of_lane(&topic, 3);
+        lane.begins(Some(at(1)));
+        lane.ended(Some(7), Some(at(1)), None);
+        lane.begins(None);
+        let read = lags.read();
+        assert_eq!((&*read[0].topic, read[0].partition), ("orders.webhooks", 3));
+        drop(lane);
+        assert_eq!(lags.read(), []);
+    }
+}
