@@ -12,7 +12,7 @@ use crate::json::Flaw;
 use crate::signature::NotAuthentic;
 
 /// The names behind the prefix: `docs/problems` has a page for each.
-pub const PROBLEM_NAMES: [&str; 19] = [
+pub const PROBLEM_NAMES: [&str; 20] = [
     "body-incomplete",
     "body-too-large",
     "body-too-slow",
@@ -29,6 +29,7 @@ pub const PROBLEM_NAMES: [&str; 19] = [
     "not-found",
     "not-ready",
     "out-of-order",
+    "queue-full",
     "too-many-requests",
     "unavailable",
     "unstorable-event",
@@ -273,6 +274,10 @@ impl From<Flaw> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, name, title, detail) = self.parts();
+        debug_assert!(
+            name.is_empty() || PROBLEM_NAMES.contains(&name),
+            "{name} has no page"
+        );
         let r#type = match &self {
             // RFC 9457, section 4.2.1: nothing to say beyond the status.
             Problem::Other(_) => Cow::Borrowed("about:blank"),
