@@ -1,11 +1,12 @@
 //! `shardlane ingest`: the HTTP front door.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use shardlane_ingest::{IngestSettings, Mode, Server};
+use shardlane_ingest::{IngestSettings, Mode, Server, Sources};
 use shardlane_worker::{Publisher, TopicSet};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -17,16 +18,23 @@ pub(crate) struct IngestArgs {
     /// kafka: 202 when the broker has the record; direct: 200 when the database has it
     #[arg(long, value_enum)]
     mode: ModeName,
-    /// Address to listen on
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    /// Who may send, with which secrets, and the server's bounds: TOML, see docs/settings/ingest.toml
+    #[arg(long, env = "SHARDLANE_INGEST_SETTINGS", value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// Take orders and chargebacks from anybody, without signatures: for development
+    #[arg(long, conflicts_with = "settings")]
+    unsigned: bool,
+    /// Address to listen on, in place of the settings'; without both 127.0.0.1:8080
+    #[arg(long)]
+    listen: Option<SocketAddr>,
     /// Kafka bootstrap servers, for mode kafka
     #[arg(long, env = "SHARDLANE_KAFKA", value_name = "HOST:PORT")]
     kafka: Option<String>,
     /// Prefix of the topics' names
     #[arg(long, default_value = "")]
     prefix: String,
-    /// In mode direct: keep bodies that are no event as dead letters too; only behind something that authenticates
+    /// Keep bodies that are no event as dead letters also where signatures are off; only behind something that
+    /// authenticates
     #[arg(long)]
     keep_undecodable: bool,
     #[command(flatten)]
@@ -45,11 +53,7 @@ enum ModeName {
 
 impl IngestArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        let settings = IngestSettings {
-            listen: self.listen,
-            keep_undecodable: self.keep_undecodable,
-            ..IngestSettings::default()
-        };
+        let settings = self.settings()?;
         let own = self.map.read(self.backend.shards())?;
         let mode = match self.mode {
             ModeName::Direct => Mode::Direct(self.backend.connect(&own, self.park.limits()).await?),
@@ -76,12 +80,32 @@ impl IngestArgs {
                 _ = terminate.recv() => {}
             }
         };
+        let scheme = if settings.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         let server = Server::bind(settings, mode).await?;
         eprintln!(
-            "ingest: listening on http://{}; Ctrl-C stops it",
+            "ingest: listening on {scheme}://{}; Ctrl-C stops it",
             server.address()
         );
         server.run(shutdown).await?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// There is no default for whose webhooks are taken.
+    fn settings(&self) -> anyhow::Result<IngestSettings> {
+        let mut settings = match &self.settings {
+            Some(path) => IngestSettings::read(path)?,
+            None if self.unsigned => IngestSettings::new(Sources::unsigned()),
+            None => bail!(
+                "nobody's webhooks can be verified without secrets; give --settings FILE with [sources.orders], or, for \
+                 development only, --unsigned"
+            ),
+        };
+        settings.listen = self.listen.unwrap_or(settings.listen);
+        settings.keep_undecodable |= self.keep_undecodable;
+        Ok(settings)
     }
 }

@@ -112,11 +112,23 @@ fn a_bad_key_is_refused_with_a_sentence() {
 #[test]
 fn settings_that_are_missing_or_contradict_each_other_are_refused() {
     refused(
-        &["ingest", "--mode", "kafka"],
+        &["ingest", "--mode", "kafka", "--kafka", "127.0.0.1:1"],
+        &["error:", "--settings FILE", "--unsigned"],
+    );
+    refused(
+        &["ingest", "--mode", "kafka", "--unsigned", "--settings", "x"],
+        &["error:", "--unsigned", "--settings", "cannot be used with"],
+    );
+    refused(
+        &["ingest", "--mode", "kafka", "--settings", "/no/such.toml"],
+        &["error:", "/no/such.toml cannot be read"],
+    );
+    refused(
+        &["ingest", "--unsigned", "--mode", "kafka"],
         &["error:", "--kafka", "SHARDLANE_KAFKA"],
     );
     refused(
-        &["ingest", "--mode", "direct"],
+        &["ingest", "--unsigned", "--mode", "direct"],
         &["error:", "--database", "SHARDLANE_DATABASE"],
     );
     refused(

@@ -183,7 +183,14 @@ fn a_killed_growth_is_finished_and_a_suspended_ingest_misplaces_nothing() {
     let ingest = |name: &str, address: SocketAddr| {
         let listen = address.to_string();
         let mode = [
-            "ingest", "--mode", "kafka", "--kafka", &bootstrap, "--listen", &listen,
+            "ingest",
+            "--unsigned",
+            "--mode",
+            "kafka",
+            "--kafka",
+            &bootstrap,
+            "--listen",
+            &listen,
         ];
         Running::start(folder.path(), name, &mode)
     };
@@ -251,6 +258,7 @@ fn a_killed_growth_is_finished_and_a_suspended_ingest_misplaces_nothing() {
     for command in [
         &[
             "ingest",
+            "--unsigned",
             "--mode",
             "kafka",
             "--kafka",

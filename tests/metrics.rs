@@ -210,8 +210,14 @@ fn docs_and_servers_name_the_same_metrics() {
         Running::start(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     };
     let worker = start(with(&["worker"], &[broker, database, port]));
-    let ingest = start(with(&["ingest", "--mode", "kafka"], &[broker, port]));
-    let direct = start(with(&["ingest", "--mode", "direct"], &[database, port]));
+    let ingest = start(with(
+        &["ingest", "--unsigned", "--mode", "kafka"],
+        &[broker, port],
+    ));
+    let direct = start(with(
+        &["ingest", "--unsigned", "--mode", "direct"],
+        &[database, port],
+    ));
 
     assert_eq!(ingest.post("550e8400-e29b-41d4-a716-446655440000"), 202);
     assert_eq!(direct.post("550e8400-e29b-41d4-a716-446655440001"), 200);

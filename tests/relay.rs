@@ -67,11 +67,17 @@ impl World {
     }
 
     fn start(&self, subcommand: &str, layout: Layout) -> Killed {
+        // The topics of this test keep records for ever.
+        let forever: &[&str] = match subcommand {
+            "worker" => &["--inbox-retention", "off"],
+            _ => &[],
+        };
         let child = Command::new(env!("CARGO_BIN_EXE_shardlane"))
             .args([subcommand, "--layout", &layout.to_string(), "--database"])
             .arg(self.db.urls().join(","))
             .args(["--kafka", &self.kafka, "--prefix", &self.prefix])
             .args(["--partitions", &TEST_PARTITIONS.to_string()])
+            .args(forever)
             .env_remove("SHARDLANE_DATABASE")
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())

@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
 use shardlane_domain::Event;
-use shardlane_ingest::{IngestSettings, Mode, Server};
+use shardlane_ingest::{IngestSettings, Mode, Server, Sources};
 use shardlane_router::{Epoch, ShardId, SlotMap, TokenHash};
 use shardlane_sql::{CitusPath, Layout, Store, StoreOptions};
 use shardlane_worker::{Publisher, TopicSet, Worker, WorkerSettings, accepted_now, create_topics};
@@ -227,7 +227,7 @@ impl Ground {
     async fn open(&self, publisher: &Publisher) -> anyhow::Result<Door> {
         let settings = IngestSettings {
             listen: ([127, 0, 0, 1], 0).into(),
-            ..IngestSettings::default()
+            ..IngestSettings::new(Sources::unsigned())
         };
         let mode = Mode::Kafka(publisher.clone());
         let server = self

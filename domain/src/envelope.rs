@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use memchr::memchr2;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
@@ -204,7 +204,7 @@ struct OrderPayload<'a> {
     status: OrderStatusText,
     created_at: Timestamp,
     updated_at: Timestamp,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     meta: Option<OrderMeta<'a>>,
 }
 
@@ -232,11 +232,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for OrderMeta<'a> {
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<OrderMeta<'de>, M::Error> {
                 let mut meta = OrderMeta::default();
-                while let Some((key, Text(value))) = map.next_entry::<&str, Text<'de>>()? {
-                    match key {
-                        "amount" => meta.amount = Some(value),
-                        "currency" => meta.currency = Some(value),
-                        _ => {}
+                while let Some((Text(key), Text(value))) = map.next_entry()? {
+                    let (field, name) = match &*key {
+                        "amount" => (&mut meta.amount, "amount"),
+                        "currency" => (&mut meta.currency, "currency"),
+                        _ => continue,
+                    };
+                    // The last of two amounts would be a guess.
+                    if field.replace(value).is_some() {
+                        return Err(M::Error::duplicate_field(name));
                     }
                 }
                 Ok(meta)
@@ -434,6 +438,15 @@ mod tests {
         assert_eq!(change.amount.unwrap().minor, 1234);
         assert_eq!(order.occurred_at(), "2026-11-01T11:00:00Z".parse().unwrap());
 
+        let escaped = ORDER.replace(
+            r#""amount":"12.34""#,
+            r#""\"":"x","\u0061mount":"12\u002e34""#,
+        );
+        let Body::Order(change) = decode(Source::Orders, &escaped).unwrap().body else {
+            panic!("an order")
+        };
+        assert_eq!(change.amount.unwrap().minor, 1234);
+
         let chargeback = decode(Source::Chargebacks, CHARGEBACK).unwrap();
         assert_eq!(
             chargeback.user_id, order.user_id,
@@ -479,6 +492,12 @@ mod tests {
             Source::Orders,
             r#""order_id":"o1""#,
             r#""order_id":"o1","order_id":"o2""#,
+            "duplicate",
+        );
+        check_refused(
+            Source::Orders,
+            r#""currency":"EUR""#,
+            r#""currency":"EUR","amount":"99""#,
             "duplicate",
         );
         check_refused(Source::Chargebacks, "12.34", "-1", "negative");

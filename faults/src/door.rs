@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use shardlane_domain::{Event, Source};
-use shardlane_ingest::{IngestSettings, Mode, Server};
+use shardlane_ingest::{IngestSettings, Mode, Server, Sources};
 use shardlane_router::{RouteKey, SlotMap};
 use shardlane_worker::{Publisher, TopicSet, accepted_now};
 
@@ -79,7 +79,7 @@ impl Door {
         };
         let settings = IngestSettings {
             listen: "127.0.0.1:0".parse()?,
-            ..IngestSettings::default()
+            ..IngestSettings::new(Sources::unsigned())
         };
         let server = Server::bind(settings, Mode::Kafka(publisher)).await?;
         let url = format!("http://{}", server.address());

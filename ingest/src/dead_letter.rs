@@ -7,7 +7,7 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use shardlane_domain::{
-    DeadLetter, DecodeError, Event, ReplayEnd, ReplayOptions, Replayed, Source, replay_plan,
+    DeadLetter, Event, ReplayEnd, ReplayOptions, Replayed, Source, replay_plan,
 };
 use shardlane_sql::{NewLetter, SqlError, Store};
 
@@ -64,7 +64,7 @@ pub(crate) fn of_event(
 pub(crate) fn of_bytes(
     source: Source,
     payload: Bytes,
-    error: &DecodeError,
+    reason: String,
     received_at: Timestamp,
     headers: &HeaderMap,
 ) -> NewLetter {
@@ -72,7 +72,7 @@ pub(crate) fn of_bytes(
         source,
         user_id: None,
         class: "malformed",
-        reason: error.to_string(),
+        reason,
         attempts: 1,
         received_at,
         payload,

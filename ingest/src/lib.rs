@@ -1,9 +1,13 @@
 //! The HTTP front door for payment webhooks: bytes come in, and the answer goes out when the event is durable.
 //!
-//! One webhook's way: `webhook::Payload` (content type, size, time) -> [`Event::decode`] (validation) ->
-//! [`Mode`] (Kafka with acks=all, or one database transaction) -> `webhook::Answer`, or a `problem::Problem`.
+//! One webhook's way: headers (type, encoding, what the signature claims) -> body (size, time) -> signature over the raw
+//! bytes -> rate -> strict JSON -> JSON Schema -> [`Event::decode`] -> times -> [`Mode`] (Kafka with acks=all, or one
+//! database transaction) -> `webhook::Answer`, or a `problem::Problem`.
 //!
 //! Invariants:
+//! - **Nothing is parsed before it is authentic**, unless the source says `signature = "off"`, of which the start warns.
+//! - **Not authentic: 401, and nothing is kept. Authentic and unprocessable: a dead letter**, then 400 or 422 with the
+//!   place; sending it again would not help.
 //! - **Acknowledged means durable**: 202 after the broker's acks=all, 200 after the database's commit, and 202 after it
 //!   where the event waits there for another one. Every other
 //!   answer means that the provider should look, or send again; sending again is always safe.
@@ -11,32 +15,39 @@
 //! - **Direct mode loses nothing either**: what is refused for good is a dead letter before it is answered.
 //! - **Every error is an RFC 9457 problem**, also those of the router, the limits and the deadline.
 //! - **Everything is bounded**: connections, headers, bodies, requests, probes, retries, the stop.
-//! - **No payload in a log, and no user**: spans carry the user's token, logs carry our errors; what a decoder quotes goes to
-//!   its sender only.
-//! - Absent: signature verification (the start says so), rate limits, TLS; routing and SQL, which `shardlane-worker`
-//!   and `shardlane-sql` have.
+//! - **No payload, no secret and no user in a log**: spans carry the user's token, logs carry our errors; what a decoder
+//!   quotes goes to its sender only.
+//! - Absent: routing and SQL, which `shardlane-worker` and `shardlane-sql` have.
 //!
 //! [`Event::decode`]: shardlane_domain::Event::decode
 
 mod dead_letter;
 mod error;
 mod health;
+mod json;
 mod metrics;
 mod mode;
 mod parked;
 mod problem;
+mod request_id;
+mod schema;
 mod server;
 mod settings;
+mod settings_file;
+mod signature;
+mod sources;
+mod tls;
 mod webhook;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::http::StatusCode;
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use shardlane_domain::{PAYLOAD_BYTES_MAX, Source};
+use shardlane_domain::PAYLOAD_BYTES_MAX;
 use shardlane_worker::Probe;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
@@ -45,16 +56,18 @@ use tower_http::trace::TraceLayer;
 pub use dead_letter::replay;
 pub use error::IngestError;
 pub use mode::Mode;
-pub use problem::RETRY_AFTER_SECONDS;
+pub use problem::{PROBLEM_NAMES, RETRY_AFTER_SECONDS};
 pub use server::{Server, serve};
-pub use settings::IngestSettings;
+pub use settings::{IngestSettings, TlsFiles};
 pub use shardlane_worker::PROBLEM_TYPE_PREFIX;
+pub use sources::Sources;
 
 /// Everything that the front door answers. The layers stand inside out: the last one sees a request first.
 pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
     let metrics = Arc::new(metrics::Metrics::new(&mode));
     let door = Arc::new(webhook::Door {
         mode,
+        sources: settings.sources.clone(),
         metrics: Arc::clone(&metrics),
         body_deadline: settings.body_deadline,
         // Half, so that the last try has time to end, and the answer names the reason.
@@ -62,17 +75,19 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
         probe: Probe::new(settings.probe_deadline),
         keep_undecodable: settings.keep_undecodable,
     });
-    Router::new()
-        .route(
-            "/webhooks/payments/orders",
-            post(|door, headers, body| webhook::take(Source::Orders, door, headers, body)),
-        )
-        .route(
-            "/webhooks/payments/chargebacks",
-            post(|door, headers, body| webhook::take(Source::Chargebacks, door, headers, body)),
-        )
+    let secure = secure_headers(settings.tls.is_some());
+    let mut router = Router::new()
+        .route("/schemas/{file}", get(schema))
         .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
+        .route("/readyz", get(health::ready));
+    for source in settings.sources.iter() {
+        let path = source.path.clone();
+        let source = Arc::clone(source);
+        let take = post(move |door, request| webhook::take(Arc::clone(&source), door, request));
+        router = router.route(&path, take);
+    }
+    router
+        .fallback(not_found)
         .with_state(door)
         .route(
             "/metrics",
@@ -84,17 +99,65 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
             settings.request_deadline,
         ))
         .layer(map_response(problem::dress))
+        .layer(map_response(move |mut response: Response| {
+            response.headers_mut().extend(secure.clone());
+            std::future::ready(response)
+        }))
         .layer(from_fn_with_state(metrics, metrics::measure))
         .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(from_fn(request_id::carry))
+}
+
+async fn not_found(State(door): State<Arc<webhook::Door>>) -> problem::Problem {
+    door.not_found()
+}
+
+/// `/schemas/<name>.json`: what a source's webhooks must be.
+async fn schema(
+    State(door): State<Arc<webhook::Door>>,
+    Path(file): Path<String>,
+) -> Result<Response, problem::Problem> {
+    let name = file.strip_suffix(".json").unwrap_or_default();
+    match door.sources.iter().find(|source| source.name == name) {
+        Some(source) => {
+            let content_type = [(header::CONTENT_TYPE, "application/schema+json")];
+            Ok((content_type, source.schema.text()).into_response())
+        }
+        None => Err(door.not_found()),
+    }
+}
+
+/// What every answer says to a browser that should never see it.
+fn secure_headers(tls: bool) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if tls {
+        let year = HeaderValue::from_static("max-age=31536000");
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, year);
+    }
+    headers
 }
 
 /// A query or a header could carry what is nobody's business in a log, so neither is here.
 fn span(request: &Request) -> tracing::Span {
+    let id = request.headers().get(request_id::REQUEST_ID);
     let span = tracing::info_span!(
         "request",
         otel.kind = "server",
         method = %request.method(),
         path = request.uri().path(),
+        request_id = id.and_then(|id| id.to_str().ok()),
+        source = tracing::field::Empty,
         user_token = tracing::field::Empty,
         event_id = tracing::field::Empty,
     );

@@ -9,9 +9,9 @@ use axum::http::HeaderMap;
 use backon::{ExponentialBuilder, Retryable};
 use shardlane_domain::Event;
 use shardlane_sql::{
-    ErrorClass, EventOutcome, KeepLetters as _, Record, RejectReason, SqlError, Store,
+    ErrorClass, EventOutcome, KeepLetters as _, NewLetter, Record, RejectReason, SqlError, Store,
 };
-use shardlane_worker::{PublishError, Publisher};
+use shardlane_worker::{PublishError, Published, Publisher, Refused};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::Instrument as _;
@@ -48,6 +48,35 @@ impl Mode {
             Mode::Kafka(publisher) => publish(publisher, &event, headers).await,
             Mode::Direct(store) => {
                 apply(store, event, dead_letter::kept(headers), retry_budget).await
+            }
+        }
+    }
+
+    /// Keeps bytes that are no event. Gives back `problem`, or, if they could not be kept, that the sender should send
+    /// them again.
+    pub(crate) async fn bury(&self, letter: NewLetter, problem: Problem) -> Problem {
+        match self {
+            Mode::Direct(store) => dead_letter::bury(store, &letter, problem).await,
+            Mode::Kafka(publisher) => {
+                let refused = Refused {
+                    source: letter.source,
+                    payload: letter.payload,
+                    received_at: letter.received_at,
+                    reason: letter.reason,
+                };
+                match publisher.bury(&refused).await {
+                    Ok(place) => {
+                        let Published { partition, offset } = place;
+                        tracing::warn!(source = %refused.source, partition, offset, "a dead letter");
+                        problem
+                    }
+                    Err(error) => {
+                        tracing::error!(error = chain(&error), "a dead letter could not be kept");
+                        Problem::Unavailable {
+                            what: "Kafka did not acknowledge the dead letter",
+                        }
+                    }
+                }
             }
         }
     }

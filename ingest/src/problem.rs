@@ -2,11 +2,38 @@
 
 use std::borrow::Cow;
 
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use shardlane_domain::{DecodeError, PAYLOAD_BYTES_MAX};
+use shardlane_domain::PAYLOAD_BYTES_MAX;
 use shardlane_sql::RejectReason;
 use shardlane_worker::{PROBLEM_TYPE_PREFIX, ProblemDetails};
+
+use crate::json::Flaw;
+use crate::signature::NotAuthentic;
+
+/// The names behind the prefix: `docs/problems` has a page for each.
+pub const PROBLEM_NAMES: [&str; 20] = [
+    "body-incomplete",
+    "body-too-large",
+    "body-too-slow",
+    "content-encoding",
+    "content-type",
+    "deadline",
+    "event-id-reused",
+    "illegal-transition",
+    "internal",
+    "invalid-event",
+    "malformed-json",
+    "method-not-allowed",
+    "not-authentic",
+    "not-found",
+    "not-ready",
+    "out-of-order",
+    "queue-full",
+    "too-many-requests",
+    "unavailable",
+    "unstorable-event",
+];
 
 /// When to try again after a 503.
 pub const RETRY_AFTER_SECONDS: u16 = 5;
@@ -20,16 +47,33 @@ pub(crate) struct Refusal(pub(crate) &'static str);
 pub(crate) enum Problem {
     /// The sender's request.
     ContentType,
-    BodyTooLarge,
+    ContentEncoding,
+    BodyTooLarge {
+        bytes_max: usize,
+    },
     BodyTooSlow,
     BodyBroken,
-    /// Not JSON; the decoder's sentence.
+    /// Nothing of it is kept.
+    NotAuthentic {
+        reason: NotAuthentic,
+        challenge: Option<HeaderValue>,
+    },
+    /// Authentic, and too many.
+    TooMany {
+        seconds: u64,
+    },
+    /// Not JSON; the parser's sentence.
     Malformed(String),
-    /// JSON that is not the event; the decoder's sentence.
-    Invalid(String),
+    /// JSON that is not the event: where, and why.
+    Invalid {
+        pointer: String,
+        sentence: String,
+    },
     /// The database refuses a value that the decoder let through.
     Unstorable,
-    NotFound,
+    NotFound {
+        paths: String,
+    },
     MethodNotAllowed,
     /// The event met a state that does not take it; nothing of it was kept.
     Rejected(RejectReason),
@@ -58,11 +102,17 @@ impl Problem {
                 "Unsupported content type",
                 "send the webhook with `content-type: application/json`".into(),
             ),
-            Problem::BodyTooLarge => (
+            Problem::ContentEncoding => (
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "content-encoding",
+                "Compressed body",
+                "send the webhook as it is, without `content-encoding`".into(),
+            ),
+            Problem::BodyTooLarge { bytes_max } => (
                 S::PAYLOAD_TOO_LARGE,
                 "body-too-large",
                 "Body too large",
-                format!("a webhook may have {PAYLOAD_BYTES_MAX} bytes; send less").into(),
+                format!("a webhook may have {bytes_max} bytes here; send less").into(),
             ),
             Problem::BodyTooSlow => (
                 S::REQUEST_TIMEOUT,
@@ -76,13 +126,28 @@ impl Problem {
                 "Body incomplete",
                 "the body ended before its end; send all of it".into(),
             ),
+            Problem::NotAuthentic { reason, .. } => (
+                S::UNAUTHORIZED,
+                "not-authentic",
+                "Not authentic",
+                format!("{reason}; nothing was kept").into(),
+            ),
+            Problem::TooMany { seconds } => (
+                S::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "Too many requests",
+                format!(
+                    "this source sends more than was agreed; send this webhook again in {seconds} s"
+                )
+                .into(),
+            ),
             Problem::Malformed(sentence) => (
                 S::BAD_REQUEST,
                 "malformed-json",
                 "Malformed JSON",
                 sentence.into(),
             ),
-            Problem::Invalid(sentence) => (
+            Problem::Invalid { sentence, .. } => (
                 S::UNPROCESSABLE_ENTITY,
                 "invalid-event",
                 "Invalid event",
@@ -94,11 +159,11 @@ impl Problem {
                 "Event cannot be stored",
                 "a value of this event cannot be stored; correct it before sending it again".into(),
             ),
-            Problem::NotFound => (
+            Problem::NotFound { paths } => (
                 S::NOT_FOUND,
                 "not-found",
                 "Not found",
-                "post to /webhooks/payments/orders or /webhooks/payments/chargebacks".into(),
+                format!("post to {paths}").into(),
             ),
             Problem::MethodNotAllowed => (
                 S::METHOD_NOT_ALLOWED,
@@ -148,9 +213,10 @@ impl Problem {
     /// The problem behind an answer that somebody else made: the router, a limit, the deadline.
     fn of(status: StatusCode) -> Problem {
         match status {
-            StatusCode::NOT_FOUND => Problem::NotFound,
             StatusCode::METHOD_NOT_ALLOWED => Problem::MethodNotAllowed,
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::BodyTooLarge,
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::BodyTooLarge {
+                bytes_max: PAYLOAD_BYTES_MAX,
+            },
             // The timeout layer is the only one that answers so without a body.
             StatusCode::SERVICE_UNAVAILABLE => Problem::Deadline,
             StatusCode::INTERNAL_SERVER_ERROR => Problem::Internal,
@@ -196,38 +262,23 @@ fn rejected(reason: RejectReason) -> (StatusCode, &'static str, &'static str, Co
     )
 }
 
-impl Problem {
-    /// What is wrong with `payload`, which the decoder refuses.
-    pub(crate) fn refused(error: DecodeError, payload: &[u8]) -> Problem {
-        let sentence = error.to_string();
-        match error {
-            DecodeError::TooLong(_) => Problem::BodyTooLarge,
-            DecodeError::NotUtf8 => Problem::Malformed(sentence),
-            DecodeError::Json(_) | DecodeError::NotAnObject if !is_json(payload) => {
-                Problem::Malformed(sentence)
-            }
-            DecodeError::Json(_)
-            | DecodeError::NotAnObject
-            | DecodeError::TooDeep
-            | DecodeError::LoneSurrogate
-            | DecodeError::NulEscape
-            | DecodeError::Field { .. }
-            | DecodeError::Money(_) => Problem::Invalid(sentence),
+impl From<Flaw> for Problem {
+    fn from(Flaw { pointer, sentence }: Flaw) -> Problem {
+        match pointer {
+            None => Problem::Malformed(sentence),
+            Some(pointer) => Problem::Invalid { pointer, sentence },
         }
     }
-}
-
-/// Not by `serde_json::Error::classify`: it calls a number in the place of a status a syntax error. And ignored
-/// strings are not checked for UTF-8, which JSON is.
-fn is_json(payload: &[u8]) -> bool {
-    std::str::from_utf8(payload)
-        .is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, name, title, detail) = self.parts();
-        let r#type = match self {
+        debug_assert!(
+            name.is_empty() || PROBLEM_NAMES.contains(&name),
+            "{name} has no page"
+        );
+        let r#type = match &self {
             // RFC 9457, section 4.2.1: nothing to say beyond the status.
             Problem::Other(_) => Cow::Borrowed("about:blank"),
             _ => format!("{PROBLEM_TYPE_PREFIX}{name}").into(),
@@ -238,11 +289,31 @@ impl IntoResponse for Problem {
             status: status.as_u16(),
             detail,
             failing: &[],
+            pointer: match &self {
+                Problem::Invalid { pointer, .. } => Some(pointer),
+                _ => None,
+            },
         };
         let mut response = details.into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            let seconds = RETRY_AFTER_SECONDS.into();
-            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        let headers = response.headers_mut();
+        match &self {
+            Problem::NotAuthentic {
+                challenge: Some(challenge),
+                ..
+            } => {
+                headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
+            }
+            Problem::TooMany { seconds } => {
+                headers.insert(header::RETRY_AFTER, (*seconds).into());
+            }
+            Problem::ContentEncoding => {
+                let identity = HeaderValue::from_static("identity");
+                headers.insert(header::ACCEPT_ENCODING, identity);
+            }
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+            }
+            _ => {}
         }
         let name = if name.is_empty() { "other" } else { name };
         response.extensions_mut().insert(Refusal(name));

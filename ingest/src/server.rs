@@ -9,16 +9,18 @@ use std::time::Duration;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use shardlane_sql::Store;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::parked::Sweep;
-use crate::{IngestError, IngestSettings, Mode, router};
+use crate::{IngestError, IngestSettings, Mode, router, tls};
 
 /// The longest header of a request, and the read buffer of a connection.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
@@ -33,6 +35,7 @@ pub struct Server {
     /// Direct mode's.
     store: Option<Arc<Store>>,
     settings: IngestSettings,
+    tls: Option<TlsAcceptor>,
 }
 
 /// Listens and answers until `shutdown` ends, then lets the requests under way finish.
@@ -51,9 +54,10 @@ impl Server {
     /// Takes the address. From here on connections are taken, and wait for [`Server::run`].
     ///
     /// # Errors
-    /// [`IngestError`]: settings that contradict each other, a port that is taken.
+    /// [`IngestError`]: settings that contradict each other, a certificate that cannot be used, a port that is taken.
     pub async fn bind(settings: IngestSettings, mode: Mode) -> Result<Server, IngestError> {
         settings.validate()?;
+        let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
         let address = settings.listen;
         let refused = |source: std::io::Error| match source.kind() {
             ErrorKind::AddrInUse => IngestError::PortTaken { address },
@@ -72,6 +76,7 @@ impl Server {
             app,
             store,
             settings,
+            tls,
         })
     }
 
@@ -92,13 +97,18 @@ impl Server {
             app,
             store,
             settings,
+            tls,
         } = self;
         let _sweep = store.map(Sweep::start);
-        tracing::warn!(
-            "WEBHOOK SIGNATURES ARE NOT VERIFIED: whoever reaches {address} can send events in a provider's name; \
-             let only the provider's network reach it"
-        );
-        tracing::info!(%address, "listening");
+        let unverified = settings.sources.unverified();
+        if !unverified.is_empty() {
+            tracing::warn!(
+                "WEBHOOK SIGNATURES ARE NOT VERIFIED for {}: whoever reaches {address} can send events in a provider's \
+                 name; let only the provider's network reach it",
+                unverified.join(", ")
+            );
+        }
+        tracing::info!(%address, tls = tls.is_some(), "listening");
 
         // Not axum::serve: it bounds neither connections nor the time that a header takes.
         let mut http = http1::Builder::new();
@@ -115,14 +125,14 @@ impl Server {
                 () = &mut shutdown => break,
                 Some(ended) = connections.join_next() => report(ended),
                 (stream, place) = accept(&listener, &places) => {
-                    let service = TowerToHyperService::new(app.clone());
-                    let connection =
-                        graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+                    let connection = Connection {
+                        http: http.clone(),
+                        app: app.clone(),
+                        watcher: graceful.watcher(),
+                    };
+                    let (tls, handshake_deadline) = (tls.clone(), settings.header_deadline);
                     connections.spawn(async move {
-                        if let Err(error) = connection.await {
-                            // The peer went away or broke the protocol: news for the curious only.
-                            tracing::debug!(%error, "a connection broke");
-                        }
+                        connection.serve(stream, tls, handshake_deadline).await;
                         drop(place);
                     });
                 }
@@ -143,6 +153,41 @@ impl Server {
         }
         connections.shutdown().await;
         Ok(())
+    }
+}
+
+/// What a connection needs of its server.
+struct Connection {
+    http: http1::Builder,
+    app: Router,
+    watcher: Watcher,
+}
+
+impl Connection {
+    async fn serve(
+        self,
+        stream: TcpStream,
+        tls: Option<TlsAcceptor>,
+        handshake_deadline: Duration,
+    ) {
+        let Some(tls) = tls else {
+            return self.exchange(stream).await;
+        };
+        match timeout(handshake_deadline, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.exchange(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake did not end in time"),
+        }
+    }
+
+    /// Requests and answers, until one side has enough.
+    async fn exchange(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = TowerToHyperService::new(self.app);
+        let connection = self.http.serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = self.watcher.watch(connection).await {
+            // The peer went away or broke the protocol: news for the curious only.
+            tracing::debug!(%error, "a connection broke");
+        }
     }
 }
 

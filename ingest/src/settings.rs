@@ -1,13 +1,27 @@
 //! The bounds of the front door.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::IngestError;
+use crate::{IngestError, Sources};
 
-/// Where to listen, and how long anything may take.
+/// The files of the server's own certificate, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The leaf's private key.
+    pub key: PathBuf,
+}
+
+/// Who may send, where to listen, and how long anything may take.
 #[derive(Debug, Clone)]
 pub struct IngestSettings {
+    /// Who may send what, to which path.
+    pub sources: Sources,
+    /// Without it: plain HTTP, for behind a proxy.
+    pub tls: Option<TlsFiles>,
     /// The address; port 0 takes a free one, which [`Server::address`](crate::Server::address) tells.
     pub listen: SocketAddr,
     /// From a request's header to its answer; then the answer is 503. A publisher's timeout and a pool's
@@ -15,7 +29,8 @@ pub struct IngestSettings {
     pub request_deadline: Duration,
     /// How long a body may take to arrive; then the answer is 408.
     pub body_deadline: Duration,
-    /// How long a connection may wait for a request's header, also between two requests; then it is closed.
+    /// How long a connection may wait for a request's header, also between two requests, and for a TLS handshake; then
+    /// it is closed.
     pub header_deadline: Duration,
     /// How long the broker or the database may take to answer `/readyz`.
     pub probe_deadline: Duration,
@@ -24,15 +39,18 @@ pub struct IngestSettings {
     /// Connections at one time; further ones wait in the kernel. A connection holds one body at most, so this
     /// bounds the memory too: 1,024 times 256 KiB are 256 MiB.
     pub connections_max: usize,
-    /// Whether direct mode keeps bytes that are no event as dead letters too. Only where something in front of this
-    /// door authenticates senders: otherwise anybody could fill the table.
+    /// Whether bytes that are no event become dead letters also where a source verifies nothing. Only where something
+    /// in front of this door authenticates senders: otherwise anybody could fill the topic or the table.
     pub keep_undecodable: bool,
 }
 
-impl Default for IngestSettings {
-    /// Loopback, port 8080, ten seconds a request.
-    fn default() -> Self {
+impl IngestSettings {
+    /// Loopback, port 8080, plain HTTP, ten seconds a request. There is no `Default`: whose webhooks are taken, and
+    /// whether they are verified, has to be said.
+    pub fn new(sources: Sources) -> Self {
         IngestSettings {
+            sources,
+            tls: None,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             request_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(5),
@@ -43,9 +61,7 @@ impl Default for IngestSettings {
             keep_undecodable: false,
         }
     }
-}
 
-impl IngestSettings {
     /// Refuses what bounds nothing or contradicts itself.
     ///
     /// # Errors
@@ -95,7 +111,7 @@ mod tests {
     use super::*;
 
     fn check(change: impl Fn(&mut IngestSettings), expect: &str) {
-        let mut settings = IngestSettings::default();
+        let mut settings = IngestSettings::new(Sources::unsigned());
         settings.validate().unwrap();
         change(&mut settings);
         let error = settings.validate().unwrap_err().to_string();

@@ -1,35 +1,49 @@
 //! One webhook, from its bytes to its answer.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
-use axum::extract::{FromRequest, Request, State};
+use axum::body::{Body, HttpBody, to_bytes};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http_body_util::LengthLimitError;
+use jiff::Timestamp;
 use serde::Serialize;
-use shardlane_domain::{Event, Source};
+use shardlane_domain::Event;
 use shardlane_router::{RouteKey, TokenHash};
 use shardlane_worker::{HEADER_TRACEPARENT, HEADER_TRACESTATE, Probe, TraceContext, accepted_now};
 use tokio::time::timeout;
 
-use crate::Mode;
 use crate::dead_letter;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
+use crate::signature::NotAuthentic;
+use crate::sources::Endpoint;
+use crate::{Mode, Sources};
 
 /// What all requests share.
 pub(crate) struct Door {
     pub(crate) mode: Mode,
+    pub(crate) sources: Sources,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) body_deadline: Duration,
     /// After this time a failed try is the last.
     pub(crate) retry_budget: Duration,
     pub(crate) probe: Probe,
-    /// Whether bytes that are no event become dead letters of direct mode.
+    /// Whether bytes that are no event become dead letters where nothing is verified, too.
     pub(crate) keep_undecodable: bool,
+}
+
+impl Door {
+    pub(crate) fn not_found(&self) -> Problem {
+        Problem::NotFound {
+            paths: self.sources.paths().join(" or "),
+        }
+    }
 }
 
 /// The good answers.
@@ -48,32 +62,59 @@ pub(crate) enum Answer {
     Parked,
 }
 
-/// Validates, stamps with the time of acceptance, and hands over.
+/// Verifies, validates, stamps with the time of acceptance, and hands over. The order matters: what is cheap and needs
+/// no body first, and nothing is parsed before it is authentic.
 pub(crate) async fn take(
-    source: Source,
+    source: Arc<Endpoint>,
     State(door): State<Arc<Door>>,
-    headers: HeaderMap,
-    Payload(payload): Payload,
+    request: Request,
 ) -> Result<Answer, Problem> {
-    let accepted = accepted_now();
-    let event = match Event::decode(source, payload.clone(), accepted) {
-        Ok(event) => event,
-        Err(error) => {
-            let letter = dead_letter::of_bytes(source, payload.clone(), &error, accepted, &headers);
-            let problem = Problem::refused(error, &payload);
-            return Err(match &door.mode {
-                Mode::Direct(store) if door.keep_undecodable => {
-                    dead_letter::bury(store, &letter, problem).await
-                }
-                Mode::Direct(_) | Mode::Kafka(_) => problem,
-            });
+    let span = tracing::Span::current();
+    span.record("source", &source.name);
+    let (head, body) = request.into_parts();
+    check_type(&head.headers)?;
+    let stranger = |error: NotAuthentic| {
+        tracing::info!(source = source.name, reason = %error, "not authentic");
+        Problem::NotAuthentic {
+            reason: error,
+            challenge: source.verifier.challenge(),
         }
     };
-    tracing::Span::current()
-        .record("user_token", token_of(&event))
+    let claim = source
+        .verifier
+        .claim(&head.headers, Timestamp::now())
+        .map_err(stranger)?;
+    let payload = read(body, source.body_bytes_max, door.body_deadline).await?;
+    source
+        .verifier
+        .check(claim.as_ref(), &payload)
+        .map_err(stranger)?;
+    source
+        .admit()
+        .map_err(|seconds| Problem::TooMany { seconds })?;
+    let received_at = accepted_now();
+    let event = match source.read(payload.clone(), received_at) {
+        Ok(event) => event,
+        Err(flaw) if source.verifier.is_on() || door.keep_undecodable => {
+            let letter = dead_letter::of_bytes(
+                source.kind,
+                payload,
+                flaw.to_string(),
+                received_at,
+                &head.headers,
+            );
+            return Err(door.mode.bury(letter, Problem::from(flaw)).await);
+        }
+        // Whose sender nobody knows is not kept: anybody could fill the topic or the table.
+        Err(flaw) => return Err(Problem::from(flaw)),
+    };
+    span.record("user_token", token_of(&event))
         .record("event_id", &event.event_id);
     let began = Instant::now();
-    let answer = door.mode.take(event, &headers, door.retry_budget).await;
+    let answer = door
+        .mode
+        .take(event, &head.headers, door.retry_budget)
+        .await;
     door.metrics
         .handed_over(&door.mode, began.elapsed(), answer.is_ok());
     answer
@@ -123,24 +164,42 @@ impl IntoResponse for Answer {
     }
 }
 
-/// A body that claims to be JSON, whole and in time. Not axum's `Json`, because the bytes must travel on.
-pub(crate) struct Payload(Bytes);
+/// The body, whole and in time; the bytes that are verified are the bytes that travel on.
+async fn read(body: Body, bytes_max: usize, deadline: Duration) -> Result<Bytes, Problem> {
+    let too_large = Problem::BodyTooLarge { bytes_max };
+    // A length that is too long already by what it says needs no byte of it.
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large);
+    }
+    match timeout(deadline, to_bytes(body, bytes_max)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if is_length_limit(&error) => Err(too_large),
+        Ok(Err(_)) => Err(Problem::BodyBroken),
+        Err(_) => Err(Problem::BodyTooSlow),
+    }
+}
 
-impl FromRequest<Arc<Door>> for Payload {
-    type Rejection = Problem;
+fn is_length_limit(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<LengthLimitError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
 
-    async fn from_request(request: Request, door: &Arc<Door>) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::ContentType);
-        }
-        match timeout(door.body_deadline, Bytes::from_request(request, door)).await {
-            Ok(Ok(bytes)) => Ok(Payload(bytes)),
-            Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(
-                _,
-            )))) => Err(Problem::BodyTooLarge),
-            Ok(Err(_)) => Err(Problem::BodyBroken),
-            Err(_) => Err(Problem::BodyTooSlow),
-        }
+/// JSON, and not compressed: a small body could become a large one.
+fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let plain = |value: &header::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(header::CONTENT_ENCODING).iter().all(plain) {
+        return Err(Problem::ContentEncoding);
+    }
+    if is_json(headers) {
+        Ok(())
+    } else {
+        Err(Problem::ContentType)
     }
 }
 

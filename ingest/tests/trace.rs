@@ -11,7 +11,7 @@ use opentelemetry::trace::{SpanId, TraceId, TracerProvider as _};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use serde_json::{Value, json};
 use shardlane_domain::Source;
-use shardlane_ingest::{IngestSettings, Mode, router};
+use shardlane_ingest::{IngestSettings, Mode, Sources, router};
 use shardlane_sql::Layout;
 use shardlane_sql::testing::{TEST_PARTITIONS, TestDb, kafka, test_map, unique};
 use shardlane_worker::{Publisher, TopicError, TopicSet, Worker, WorkerSettings, create_topics};
@@ -69,7 +69,10 @@ impl World {
             db,
             bootstrap,
             topics,
-            door: router(Mode::Kafka(publisher), &IngestSettings::default()),
+            door: router(
+                Mode::Kafka(publisher),
+                &IngestSettings::new(Sources::unsigned()),
+            ),
         })
     }
 

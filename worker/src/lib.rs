@@ -56,7 +56,7 @@ pub use map_topic::{MapTopicError, create_map, read_map};
 pub use map_watch::{MapSource, MapTiming, MapWatch, Snapshot};
 pub use metrics::{metrics_answer, register_pools};
 pub use ops::{PROBLEM_TYPE_PREFIX, Probe, ProblemDetails, not_ready};
-pub use publisher::{PublishError, Published, Publisher, accepted_now};
+pub use publisher::{PublishError, Published, Publisher, Refused, accepted_now};
 pub use relay::{Relay, RelayCounts, RelaySettings, RelayStats};
 pub use settings::WorkerSettings;
 pub use stats::{Counts, Stats, TopicCounts};

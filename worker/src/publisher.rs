@@ -5,6 +5,8 @@
 //! entered the log before whoever changed the map acted on it, however long this process was suspended in between. One
 //! that was not acknowledged may enter later; its sender was promised nothing and sends it again.
 
+mod refused;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,8 @@ use crate::map_watch::{MapSource, MapWatch};
 use crate::topics::{TopicError, TopicReport, TopicSet, verify_topics};
 use crate::trace::TraceContext;
 use crate::{HEADER_ACCEPTED_AT, HEADER_EPOCH, HEADER_HASH_ID, HEADER_SLOT};
+
+pub use refused::Refused;
 
 /// How many events of frozen slots may wait at one time; more would keep those of other slots from the front door.
 const HELD_MAX: usize = 256;

@@ -9,7 +9,7 @@ use shardlane_sql::{Layout, Store};
 use std::sync::Arc;
 use uuid::Uuid;
 
-use crate::support::{CHARGEBACKS, ORDERS, order, post, send};
+use crate::support::{CHARGEBACKS, ORDERS, order, post, send, unsigned};
 
 struct World {
     _db: TestDb,
@@ -24,7 +24,7 @@ impl World {
         let store = db.store().await;
         let settings = IngestSettings {
             keep_undecodable,
-            ..IngestSettings::default()
+            ..unsigned()
         };
         Some(World {
             app: router(Mode::Direct(Arc::clone(&store)), &settings),

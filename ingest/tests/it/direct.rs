@@ -15,7 +15,7 @@ use shardlane_sql::testing::{TestDb, unique};
 use shardlane_sql::{Backend, Detail, Layout, Record, Store, StoreOptions, migrate};
 use uuid::Uuid;
 
-use crate::support::{CHARGEBACKS, ORDERS, Reply, chargeback, get, order, post, send};
+use crate::support::{CHARGEBACKS, ORDERS, Reply, chargeback, get, order, post, send, unsigned};
 
 struct World {
     app: Router,
@@ -25,7 +25,7 @@ struct World {
 impl World {
     async fn new() -> Option<World> {
         let db = TestDb::new(Layout::Single).await?;
-        let app = router(Mode::Direct(db.store().await), &IngestSettings::default());
+        let app = router(Mode::Direct(db.store().await), &unsigned());
         Some(World {
             app,
             client: db.client(0).await,
@@ -224,7 +224,7 @@ async fn a_server_in_direct_mode_releases_what_a_race_left_behind() {
     assert!(!store.is_settled(Timestamp::now()).await.unwrap());
     let settings = IngestSettings {
         listen: ([127, 0, 0, 1], 0).into(),
-        ..IngestSettings::default()
+        ..unsigned()
     };
     let mode = Mode::Direct(Arc::clone(&store));
     let server = Server::bind(settings, mode).await.unwrap();
@@ -360,7 +360,7 @@ async fn while_the_database_is_away_events_are_refused_and_taken_when_it_is_back
     )
     .await
     .unwrap();
-    let app = router(Mode::Direct(store.into()), &IngestSettings::default());
+    let app = router(Mode::Direct(store.into()), &unsigned());
     let user = Uuid::now_v7();
     send(&app, get("/readyz"))
         .await
@@ -378,7 +378,7 @@ async fn while_the_database_is_away_events_are_refused_and_taken_when_it_is_back
         !reply.body["detail"].as_str().unwrap().contains("127.0.0.1"),
         "{reply:?}"
     );
-    assert!(started.elapsed() < IngestSettings::default().request_deadline);
+    assert!(started.elapsed() < unsigned().request_deadline);
     send(&app, get("/readyz"))
         .await
         .is_problem(503, "not-ready");
@@ -398,4 +398,44 @@ async fn while_the_database_is_away_events_are_refused_and_taken_when_it_is_back
         .await
         .is(200, &json!({"status": "ready"}));
     postgres.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_in_every_string_is_text() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    for (number, text) in [
+        "'; drop table orders; --",
+        "\" or 1=1; --",
+        "$1 %s \\ ' '' ; /* */ \\'",
+        "{1,2} (1,2) \\x00",
+        "1); select pg_sleep(9); --",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let user = Uuid::now_v7();
+        let id = format!("{number}{text}");
+        let body = json!({
+            "provider_event_id": id, "order_id": text, "user_id": user, "status": "created",
+            "created_at": "2026-11-01T10:00:00Z", "updated_at": "2026-11-01T10:00:00Z",
+            "meta": {text: text},
+        });
+        send(&world.app, post(ORDERS, body.to_string()))
+            .await
+            .is(200, &json!({"status": "applied"}));
+        let body = json!({
+            "provider_event_id": id, "order_id": text, "user_id": user, "status": "opened",
+            "reason": text, "amount": 1, "currency": "EUR", "occurred_at": "2026-11-01T10:00:00Z",
+        });
+        send(&world.app, post(CHARGEBACKS, body.to_string()))
+            .await
+            .is(200, &json!({"status": "applied"}));
+        let sql = "select o.order_id, d.reason, e.event_id from orders o join disputes d using (user_id, order_id) \
+                   join order_events e using (user_id, order_id) where user_id = $1";
+        let row = world.client.query_one(sql, &[&user]).await.unwrap();
+        let stored: [String; 3] = [row.get(0), row.get(1), row.get(2)];
+        assert_eq!(stored, [text, text, &id]);
+    }
 }

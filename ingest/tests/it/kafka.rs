@@ -19,7 +19,7 @@ use shardlane_worker::{
 use uuid::Uuid;
 
 use crate::support::{
-    CHARGEBACKS, FakeBroker, ORDERS, chargeback, get, order, post, publisher, send,
+    CHARGEBACKS, FakeBroker, ORDERS, chargeback, get, order, post, publisher, send, unsigned,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,7 +63,7 @@ async fn an_accepted_event_is_in_the_partition_that_the_map_names() {
         .unwrap();
     let app = router(
         publisher(&bootstrap, &prefix, Duration::from_secs(5)),
-        &IngestSettings::default(),
+        &unsigned(),
     );
     send(&app, get("/readyz"))
         .await
@@ -130,7 +130,7 @@ async fn a_valid_trace_context_travels_on_as_it_came_and_no_other() {
         .unwrap();
     let app = router(
         publisher(&bootstrap, &prefix, Duration::from_secs(5)),
-        &IngestSettings::default(),
+        &unsigned(),
     );
     let broken = PARENT.to_uppercase();
     for (sent, kept) in [
@@ -190,7 +190,7 @@ async fn while_the_broker_is_away_events_are_refused_and_taken_when_it_is_back()
     )
     .await
     .unwrap();
-    let settings = IngestSettings::default();
+    let settings = unsigned();
     let app = router(publisher(&bootstrap, "", Duration::from_secs(2)), &settings);
     let user = Uuid::now_v7();
     let body = order(user, "e-1", "created", 10);
@@ -240,7 +240,7 @@ async fn the_deadline_answers_when_the_publisher_is_more_patient() {
         request_deadline: Duration::from_millis(400),
         body_deadline: Duration::from_millis(200),
         probe_deadline: Duration::from_millis(200),
-        ..IngestSettings::default()
+        ..unsigned()
     };
     let app = router(broker.mode(Duration::from_secs(30)), &settings);
     broker.go_away();
@@ -285,7 +285,7 @@ async fn without_a_lease_and_for_a_frozen_slot_events_are_refused_with_the_reaso
     };
     let (publisher, watch) = tokio::task::spawn_blocking(follow).await.unwrap();
     let mode = Mode::Kafka(publisher.unwrap());
-    let app = router(mode, &IngestSettings::default());
+    let app = router(mode, &unsigned());
     let next = map.plan_partitions(6).unwrap().map;
     let moves = |user: &Uuid| {
         let key = RouteKey::Uuid(*user);

@@ -4,5 +4,8 @@ mod bad_input;
 mod dead_letters;
 mod direct;
 mod kafka;
+mod protection;
 mod server;
+mod signed;
 mod support;
+mod unprocessable;

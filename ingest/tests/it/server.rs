@@ -10,20 +10,20 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::support::{FakeBroker, ORDERS, order};
+use crate::support::{FakeBroker, ORDERS, order, unsigned};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server that runs until it is told.
-struct Running {
-    address: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     ended: JoinHandle<Result<(), IngestError>>,
     _broker: FakeBroker,
 }
 
 impl Running {
-    async fn start(settings: IngestSettings) -> Running {
+    pub(crate) async fn start(settings: IngestSettings) -> Running {
         let broker = FakeBroker::start();
         let server = Server::bind(settings, broker.mode(Duration::from_secs(5)))
             .await
@@ -69,14 +69,14 @@ impl Running {
     }
 }
 
-fn settings() -> IngestSettings {
+pub(crate) fn settings() -> IngestSettings {
     IngestSettings {
         listen: "127.0.0.1:0".parse().unwrap(),
-        ..IngestSettings::default()
+        ..unsigned()
     }
 }
 
-async fn exchange(address: SocketAddr, request: &str) -> String {
+pub(crate) async fn exchange(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     read_all(&mut stream).await

@@ -5,18 +5,78 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::OwnedMessage;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
-use shardlane_ingest::{IngestSettings, Mode, PROBLEM_TYPE_PREFIX, RETRY_AFTER_SECONDS, router};
+use shardlane_domain::Source;
+use shardlane_ingest::{
+    IngestSettings, Mode, PROBLEM_TYPE_PREFIX, RETRY_AFTER_SECONDS, Sources, router,
+};
 use shardlane_sql::testing::{TEST_PARTITIONS, test_map};
 use shardlane_worker::{Publisher, TopicError, TopicSet};
+use standardwebhooks::Webhook;
+use tempfile::NamedTempFile;
 use tower::ServiceExt;
 use uuid::Uuid;
 
 pub(crate) const ORDERS: &str = "/webhooks/payments/orders";
 pub(crate) const CHARGEBACKS: &str = "/webhooks/payments/chargebacks";
 pub(crate) const JSON: &str = "application/json";
+
+/// The built-in routes without verification, with the default bounds.
+pub(crate) fn unsigned() -> IngestSettings {
+    IngestSettings::new(Sources::unsigned())
+}
+
+/// Base64 of 24 to 32 bytes: the secrets of two keys, and one that nobody gave us.
+pub(crate) const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(crate) const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD0QRm3k3nF5I=";
+pub(crate) const STRANGER: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
+
+/// The orders' route with these secrets, and more settings, in which `{secret}` is the first of them.
+pub(crate) fn signed_settings(secrets: &[&str], more: &str) -> IngestSettings {
+    let files: Vec<NamedTempFile> = secrets
+        .iter()
+        .map(|secret| {
+            let file = NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), secret).unwrap();
+            file
+        })
+        .collect();
+    let list: Vec<String> = files
+        .iter()
+        .map(|file| format!("{{ file = {:?} }}", file.path()))
+        .collect();
+    let more = more.replace("{secret}", &list[0]);
+    let text = format!("[sources.orders]\nsecrets = [{}]\n{more}", list.join(", "));
+    IngestSettings::from_toml(&text).unwrap()
+}
+
+/// Unix seconds.
+pub(crate) fn now() -> i64 {
+    shardlane_worker::accepted_now().as_second()
+}
+
+/// An order's request, signed as Standard Webhooks' own crate does it.
+pub(crate) fn sign(secret: &str, id: &str, at: i64, body: impl Into<String>) -> Request<Body> {
+    let body = body.into();
+    let signature = Webhook::new(secret)
+        .unwrap()
+        .sign(id, at, body.as_bytes())
+        .unwrap();
+    let mut request = post(ORDERS, body);
+    for (name, value) in [
+        ("webhook-id", id),
+        ("webhook-timestamp", &at.to_string()),
+        ("webhook-signature", &signature),
+    ] {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    request
+}
 
 /// An answer, read to its end.
 #[derive(Debug)]
@@ -55,12 +115,12 @@ impl Reply {
                 "{self:?}"
             );
         }
-        let retry_after = if status == 503 {
-            RETRY_AFTER_SECONDS.to_string()
-        } else {
-            String::new()
-        };
-        assert_eq!(self.header(header::RETRY_AFTER), retry_after, "{self:?}");
+        let retry_after = self.header(header::RETRY_AFTER);
+        match status {
+            503 => assert_eq!(retry_after, RETRY_AFTER_SECONDS.to_string(), "{self:?}"),
+            429 => assert!(retry_after.parse::<u64>().unwrap() > 0, "{self:?}"),
+            _ => assert_eq!(retry_after, "", "{self:?}"),
+        }
     }
 
     #[track_caller]
@@ -130,7 +190,7 @@ pub(crate) struct FakeBroker(MockCluster<'static, DefaultProducerContext>);
 impl FakeBroker {
     pub(crate) fn start() -> FakeBroker {
         let cluster = MockCluster::new(1).unwrap();
-        for topic in TopicSet::with_prefix("").webhooks() {
+        for topic in topics() {
             cluster
                 .create_topic(&topic, i32::try_from(TEST_PARTITIONS).unwrap(), 1)
                 .unwrap();
@@ -146,13 +206,79 @@ impl FakeBroker {
         self.0.broker_down(1).unwrap();
     }
 
-    /// A front door on this broker, with the default bounds.
+    /// A front door on this broker, unsigned, with the default bounds.
     pub(crate) fn router(&self) -> Router {
-        router(
-            self.mode(Duration::from_secs(5)),
-            &IngestSettings::default(),
-        )
+        self.router_with(&unsigned())
     }
+
+    pub(crate) fn router_with(&self, settings: &IngestSettings) -> Router {
+        router(self.mode(Duration::from_secs(5)), settings)
+    }
+
+    /// How many records all topics have.
+    pub(crate) fn records(&self) -> i64 {
+        let consumer = self.consumer();
+        let ends = topics()
+            .into_iter()
+            .map(|topic| ends(&consumer, &topic).iter().sum::<i64>());
+        ends.sum()
+    }
+
+    /// The dead letters of the source that is posted to `path`.
+    pub(crate) fn dead_letters(&self, path: &str) -> Vec<OwnedMessage> {
+        let source = match path {
+            ORDERS => Source::Orders,
+            _ => Source::Chargebacks,
+        };
+        let topic = TopicSet::with_prefix("").dlq_of(source);
+        let consumer = self.consumer();
+        let ends = ends(&consumer, &topic);
+        let mut all = TopicPartitionList::new();
+        for partition in (0..).take(ends.len()) {
+            all.add_partition_offset(&topic, partition, Offset::Beginning)
+                .unwrap();
+        }
+        consumer.assign(&all).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut letters = Vec::new();
+        while i64::try_from(letters.len()).unwrap() < ends.iter().sum() {
+            assert!(Instant::now() < until, "{ends:?} letters, read {letters:?}");
+            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+                letters.push(message.detach());
+            }
+        }
+        letters
+    }
+
+    fn consumer(&self) -> BaseConsumer {
+        ClientConfig::new()
+            .set("bootstrap.servers", self.0.bootstrap_servers())
+            .set("group.id", "test")
+            .create()
+            .unwrap()
+    }
+}
+
+/// The webhook topics and their dead-letter topics.
+fn topics() -> Vec<String> {
+    let set = TopicSet::with_prefix("");
+    Source::ALL
+        .iter()
+        .flat_map(|source| [set.of(*source), set.dlq_of(*source)])
+        .collect()
+}
+
+/// The ends of a topic's partitions.
+fn ends(consumer: &BaseConsumer, topic: &str) -> Vec<i64> {
+    (0..i32::try_from(TEST_PARTITIONS).unwrap())
+        .map(|partition| {
+            let deadline = Duration::from_secs(10);
+            consumer
+                .fetch_watermarks(topic, partition, deadline)
+                .unwrap()
+                .1
+        })
+        .collect()
 }
 
 pub(crate) fn publisher(bootstrap: &str, prefix: &str, timeout: Duration) -> Mode {

@@ -27,6 +27,9 @@ pub struct ProblemDetails<'a> {
     /// What is not there, for programs; an extension of ours.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub failing: &'a [String],
+    /// Where in the payload, as a JSON pointer; an extension of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<&'a str>,
 }
 
 impl IntoResponse for ProblemDetails<'_> {
@@ -45,5 +48,6 @@ pub fn not_ready<'a>(detail: Cow<'a, str>, failing: &'a [String]) -> ProblemDeta
         status: StatusCode::SERVICE_UNAVAILABLE.as_u16(),
         detail,
         failing,
+        pointer: None,
     }
 }
