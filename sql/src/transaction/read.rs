@@ -18,6 +18,13 @@ use crate::rows::InboxRows;
 use crate::session::Session;
 use crate::stage::{EventKey, Record};
 
+/// From so many records on a statement is planned for its arrays, each time: a plan for all times knows neither how long
+/// they are nor how large the tables have become, and joins two thousand keys with two thousand rows one by one. Planning
+/// costs about what so few rows save.
+const CUSTOM_PLANS_FROM: usize = 32;
+
+const BEGIN_WITH_CUSTOM_PLANS: &str = "begin; set local plan_cache_mode = force_custom_plan";
+
 /// What the first round trip brings.
 pub(super) struct Read {
     /// Fences that were moved.
@@ -56,7 +63,11 @@ pub(super) async fn begin(
     // Pipelined: the client sends each request when its future is first polled, in this order. All answers are
     // awaited, and the first error in this order is the cause: behind it each statement fails with 25P02, and
     // `try_join` would return whichever answer it happens to see first.
-    let begin = client.batch_execute("begin");
+    let begin = client.batch_execute(if work.records.len() < CUSTOM_PLANS_FROM {
+        "begin"
+    } else {
+        BEGIN_WITH_CUSTOM_PLANS
+    });
     let lock = sweep_lock(client, work);
     let move_fences = join_all(fences.iter().map(|fence| async move {
         let params: [&(dyn ToSql + Sync); 6] = [
