@@ -28,7 +28,7 @@ use crate::watchdog::{Idle, Watchdog};
 /// How long one poll waits for a record.
 const POLL: Duration = Duration::from_millis(50);
 /// How long the poller waits for a full lane before it pauses the lane's partition and goes on with the others.
-const FULL_LANE_WAIT: Duration = Duration::from_millis(100);
+const FULL_LANE_WAIT: Duration = Duration::from_millis(10);
 
 /// The longest time for which the poller does not wait for a lane that let it wait in vain.
 const SLOW_MAX: Duration = Duration::from_secs(60);
