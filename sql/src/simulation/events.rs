@@ -123,12 +123,18 @@ pub(super) fn generate(users: &[Uuid], rng: &mut ChaCha8Rng) -> Vec<Said> {
         .collect();
     for index in 0..said.len() {
         let mut again = said[index].clone();
-        if rng.random_bool(0.2) {
+        if rng.random_bool(0.25) {
             if rng.random_bool(0.4) {
                 next += 1;
                 again.payload = next;
             }
-            let place = rng.random_range(index + 1..=said.len());
+            let near = said.len().min(index + 5);
+            let last = if rng.random_bool(0.5) {
+                near
+            } else {
+                said.len()
+            };
+            let place = rng.random_range(index + 1..=last);
             said.insert(place, again);
         }
     }
@@ -167,7 +173,15 @@ fn walk(
         // Stale; illegal, for now or for good.
         5 => walk[1].at = 15,
         6 => walk.push(said("updated")),
-        7 => walk.insert(1, said(statuses[0])),
+        7 => {
+            let opener = Said {
+                at: 25,
+                ..said(statuses[0])
+            };
+            // Illegal, and stale when it comes again.
+            walk.insert(1, opener.clone());
+            walk.insert(3, opener);
+        }
         _ => {}
     }
     walk

@@ -121,7 +121,7 @@ impl Lane {
     /// `next_batch`, `catch_up`, and the rest of `Lane::run` before `process`.
     fn poll(&mut self, ground: &mut Ground, dice: usize) {
         let first = self.position;
-        let mut records = ground.read(self.place, first, 1 + dice % 4);
+        let mut records = ground.read(self.place, first, 1 + dice % 6);
         let view = ground.views[self.worker];
         if records.is_empty() && (self.frozen.is_empty() || view == self.seen) {
             return;

@@ -49,7 +49,8 @@ enum Defect {
     DeadLetterSwallowed,
     /// Versions, places and counts of rows are not compared.
     ConflictUnchecked,
-    /// What left a queue is deleted by its place alone, which another event may have taken.
+    /// What left a queue is deleted by its place alone, as by delete_parked.sql: a queue that was empty meanwhile gives
+    /// the place to another event, which is then lost.
     PlaceAlone,
     /// What met a conflict is tried again behind what came after it.
     RetryOvertakes,
@@ -126,8 +127,8 @@ fn ten_thousand_schedules_lose_double_and_disorder_nothing() {
     }
     println!("{SCHEDULES} schedules in {:.1?}: {all:?}", began.elapsed());
     assert!(all.has_everything(50), "something hardly ever struck");
-    // Their users are not compared with the model.
-    assert!(all.judged_twice < 150, "too much is left out");
+    // Of 10,000: there, one user is not compared with the model.
+    assert!(all.judged_twice < 300, "too much is left out");
 }
 
 #[test]

@@ -57,9 +57,9 @@ impl Step {
             850..870 => Step::Rewind(a),
             870..880 => Step::Skip(a),
             880..900 => Step::Terminate(a),
-            900..930 => Step::Sweep(a, b),
-            930..960 => Step::SweepCommits,
-            960..965 => Step::Deadline,
+            900..935 => Step::Sweep(a, b),
+            935..955 => Step::SweepCommits,
+            955..965 => Step::Deadline,
             965..980 => Step::Reshard,
             _ => Step::Refresh(a),
         }
