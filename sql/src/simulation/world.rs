@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use super::Defect;
 use super::check::check;
 use super::events::Said;
-use super::ground::{Ground, LANES, Struck, WORKERS};
+use super::ground::{Ground, LANES, Struck, WORKERS, index};
 use super::lane::Lane;
 use super::places::PLACES;
 use super::stage::Staged;
@@ -34,7 +34,7 @@ pub(super) enum Step {
     Terminate(usize),
     /// A sweep of a shard by a worker.
     Sweep(usize, usize),
-    /// The oldest sweep commits.
+    /// The older of two sweeps commits.
     SweepCommits,
     /// Time passes: whatever waits has waited too long.
     Deadline,
@@ -112,9 +112,14 @@ impl<'s> World<'s> {
                     *staged = None;
                 }
             }
-            Step::Sweep(shard, worker) => self
-                .sweeps
-                .extend(ground.sweep(shard % 2, worker % WORKERS)),
+            Step::Sweep(shard, worker) => {
+                // The advisory lock.
+                let mut places = self.sweeps.iter().map(|it| index(it.target));
+                if !places.any(|it| it == shard % 2) {
+                    self.sweeps
+                        .extend(ground.sweep(shard % 2, worker % WORKERS));
+                }
+            }
             Step::SweepCommits => self.commit_sweep(),
             Step::Deadline => {
                 ground.deadlines = true;
