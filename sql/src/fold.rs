@@ -98,6 +98,32 @@ impl<'a> States<'a> {
         Ok(())
     }
 
+    /// Takes what a simulated shard has of an order.
+    #[cfg(test)]
+    pub(crate) fn hold_order(&mut self, key: OrderKey<'a>, state: Option<OrderState>) {
+        let base = state.as_ref().map_or(0, |state| state.version);
+        self.orders.insert(key, Held { base, state });
+    }
+
+    /// Takes what a simulated shard has of a dispute.
+    #[cfg(test)]
+    pub(crate) fn hold_dispute(&mut self, key: OrderKey<'a>, state: Option<DisputeState>) {
+        let base = state.as_ref().map_or(0, |state| state.version);
+        self.disputes.insert(key, Held { base, state });
+    }
+
+    /// Orders that changed, with the versions that they are written over.
+    #[cfg(test)]
+    pub(crate) fn changed_orders(&self) -> Vec<(OrderKey<'a>, i64, &OrderState)> {
+        sorted(&self.orders, |state| state.version)
+    }
+
+    /// Disputes that changed, with the versions that they are written over.
+    #[cfg(test)]
+    pub(crate) fn changed_disputes(&self) -> Vec<(OrderKey<'a>, i64, &DisputeState)> {
+        sorted(&self.disputes, |state| state.version)
+    }
+
     /// Those of `keys` that are not here yet.
     pub(crate) fn missing(&self, keys: Keys<'a>) -> Keys<'a> {
         let Keys {

@@ -33,6 +33,8 @@ mod rows;
 #[cfg(feature = "servers")]
 pub mod servers;
 mod session;
+#[cfg(test)]
+mod simulation;
 mod slots;
 mod sqlstate;
 mod stage;

@@ -108,6 +108,33 @@ impl Parked {
         })
     }
 
+    /// A row of a simulated shard.
+    #[cfg(test)]
+    pub(crate) fn simulated(record: &crate::stage::Record, seq: i64, deadline: Timestamp) -> Self {
+        let event = &record.event;
+        Parked {
+            user_id: event.user_id,
+            source: event.source,
+            seq,
+            order_id: event.order_id.clone(),
+            opens: event.opens(),
+            deadline,
+            bytes: i64::try_from(event.payload.len()).unwrap(),
+            content: None,
+        }
+    }
+
+    /// What [`fill`] does for a row of a simulated shard.
+    #[cfg(test)]
+    pub(crate) fn load(&mut self, record: &crate::stage::Record) {
+        self.content = Some(Content {
+            event: record.event.clone(),
+            origin: record.origin.clone(),
+            carried: Carried::default(),
+            parked_at: Timestamp::UNIX_EPOCH,
+        });
+    }
+
     pub(crate) fn letter(&self, reason: RejectReason) -> Option<ParkedLetter> {
         let content = self.content.as_ref()?;
         Some(ParkedLetter {

@@ -167,13 +167,13 @@ impl<'a> DisputeRows<'a> {
 #[derive(Default)]
 pub(crate) struct EventRows<'a> {
     pub(crate) user_id: Vec<Uuid>,
-    order_id: Vec<&'a str>,
-    event_id: Vec<&'a str>,
+    pub(crate) order_id: Vec<&'a str>,
+    pub(crate) event_id: Vec<&'a str>,
     kind: Vec<&'static str>,
-    outcome: Vec<&'static str>,
-    version: Vec<i64>,
+    pub(crate) outcome: Vec<&'static str>,
+    pub(crate) version: Vec<i64>,
     occurred_at: Vec<Timestamp>,
-    received_at: Vec<Timestamp>,
+    pub(crate) received_at: Vec<Timestamp>,
     payload: Vec<RawJson<'a>>,
 }
 

@@ -19,7 +19,10 @@ use futures_util::future::join_all;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use self::read::{begin, known_payloads, load_parked, may_move, read_states};
+pub(crate) use self::read::may_move;
+#[cfg(test)]
+pub(crate) use self::read::{FenceMove, fence_moves, users_of};
+use self::read::{begin, known_payloads, load_parked, read_states};
 use crate::SqlError;
 use crate::fold::{self, Keys, States};
 #[cfg(feature = "mutants")]
@@ -288,7 +291,7 @@ fn columns<'a>(
 }
 
 /// The first record of each event: a batch may hold a duplicate of its own.
-fn first_of_each(records: &[Record]) -> HashMap<EventKey<'_>, Seen> {
+pub(crate) fn first_of_each(records: &[Record]) -> HashMap<EventKey<'_>, Seen> {
     let mut seen = HashMap::with_capacity(records.len());
     for (first, record) in records.iter().enumerate() {
         seen.entry(event_key(&record.event))

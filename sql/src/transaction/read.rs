@@ -131,7 +131,7 @@ async fn sweep_lock(client: &Client, work: &Work<'_>) -> Result<bool, SqlError> 
 }
 
 /// The users whose queues matter, sorted.
-fn users_of(work: &Work<'_>, keys: &Keys<'_>) -> Vec<Uuid> {
+pub(crate) fn users_of(work: &Work<'_>, keys: &Keys<'_>) -> Vec<Uuid> {
     let swept = work.swept.unwrap_or_default().iter().copied();
     let mut users: Vec<Uuid> = keys.orders.iter().map(|key| key.0).chain(swept).collect();
     users.sort_unstable();
@@ -140,7 +140,7 @@ fn users_of(work: &Work<'_>, keys: &Keys<'_>) -> Vec<Uuid> {
 }
 
 /// Which users' queues may move: a sweep's, and those of which an event of the batch opens what one of them waits for.
-pub(super) fn may_move<'a>(work: &'a Work<'_>, parked: &[Parked]) -> impl Fn(Uuid) -> bool + 'a {
+pub(crate) fn may_move<'a>(work: &'a Work<'_>, parked: &[Parked]) -> impl Fn(Uuid) -> bool + 'a {
     let events = work.records.iter().map(|record| &record.event);
     let opened: HashSet<(Uuid, &str)> = if parked.is_empty() {
         HashSet::new()
@@ -221,15 +221,15 @@ fn inbox_rows<'a>(records: &'a [Record], seen: &HashMap<EventKey<'_>, Seen>) -> 
     rows
 }
 
-struct FenceMove {
-    topic: Arc<str>,
-    partition: i32,
-    first: i64,
-    next: i64,
+pub(crate) struct FenceMove {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) first: i64,
+    pub(crate) next: i64,
 }
 
 /// One move a partition, in one order everywhere, so that two batches cannot deadlock.
-fn fence_moves(work: &Work<'_>) -> Vec<FenceMove> {
+pub(crate) fn fence_moves(work: &Work<'_>) -> Vec<FenceMove> {
     let mut moves: Vec<FenceMove> = Vec::new();
     let origins = work
         .records
