@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use shardlane_local::{Kafka, KafkaOptions, Postgres, PostgresOptions, create_database, require};
 use shardlane_router::{Epoch, KeyType, RouteKey, ShardId, SlotMap, TokenHash};
@@ -155,6 +157,29 @@ fn partition(map: &SlotMap, user: &str) -> i64 {
     )
 }
 
+/// Waits until the workers' group has committed something: a growth asks for that.
+fn until_committed(bootstrap: &str) {
+    let asker: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "shardlane")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range("orders.webhooks", 0, 3);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let committed = asker.committed_offsets(list.clone(), PATIENCE).unwrap();
+        let offsets = committed.elements();
+        if offsets
+            .iter()
+            .any(|it| matches!(it.offset(), Offset::Offset(_)))
+        {
+            return;
+        }
+        assert!(Instant::now() < deadline, "nothing is committed");
+    }
+}
+
 #[test]
 fn a_killed_growth_is_finished_and_a_suspended_ingest_misplaces_nothing() {
     let (Some(()), Some(())) = (require("postgres"), require("kafka")) else {
@@ -211,6 +236,8 @@ fn a_killed_growth_is_finished_and_a_suspended_ingest_misplaces_nothing() {
         assert_eq!(accepted(first, user, 0), partition(&before, user));
         assert_eq!(accepted(second, user, 1), partition(&before, user));
     }
+
+    until_committed(&bootstrap);
 
     // The second ingest is suspended with the old map in its hands, and the growth dies when its slots are frozen.
     two.signal("-STOP");

@@ -179,12 +179,9 @@ async fn what_cannot_be_sent_or_is_not_answered_in_time_is_told() {
     assert!(!results.is_good());
     let measured = &results.measured;
     let timeouts = measured.errors["timeout"];
-    // Four connections wait 0.3 s each for nothing, and what comes meanwhile has no connection.
-    assert!(
-        timeouts >= 4 && measured.missed >= 4,
-        "{}",
-        render(&results)
-    );
+    // Four connections wait for nothing. What comes meanwhile has no connection until it is nearly or wholly too late, and
+    // which of the two is a matter of milliseconds.
+    assert!(timeouts >= 4, "{}", render(&results));
     assert_eq!(timeouts + measured.missed, 100, "{}", render(&results));
     assert!(
         measured.latency_ms.p50 >= 290.0,

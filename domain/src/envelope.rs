@@ -525,10 +525,10 @@ mod tests {
             decoded(r#"{"amount":"12\u002e34","currency":"\u0045UR"}"#),
             Ok(Some(1234))
         );
-        assert_eq!(
-            decoded(r#"{"amount":"1","currency":"EUR","amount":"2"}"#),
-            Ok(Some(200))
-        );
+        let escaped = r#"{"\u0061mount":"1","currency":"EUR"}"#;
+        assert_eq!(decoded(escaped), Ok(Some(100)));
+        let doubled = r#"{"amount":"1","currency":"EUR","amount":"2"}"#;
+        assert!(decoded(doubled).unwrap_err().contains("duplicate field"));
         for without in [r#"{"amount":"12.34"}"#, "{}", "null"] {
             assert_eq!(decoded(without), Ok(None), "{without}");
         }

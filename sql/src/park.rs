@@ -77,6 +77,8 @@ pub(crate) struct Parked {
     pub(crate) user_id: Uuid,
     pub(crate) source: Source,
     pub(crate) seq: i64,
+    /// Places are taken again once a queue was empty: only with its event is one the same.
+    pub(crate) event_id: String,
     pub(crate) order_id: String,
     pub(crate) opens: bool,
     pub(crate) deadline: Timestamp,
@@ -104,6 +106,7 @@ impl Parked {
             opens: row.get(4),
             bytes: i64::from(row.get::<_, i32>(5)),
             deadline: row.get(6),
+            event_id: row.get(7),
             content: None,
         })
     }
@@ -116,6 +119,7 @@ impl Parked {
             user_id: event.user_id,
             source: event.source,
             seq,
+            event_id: record.event.event_id.clone(),
             order_id: event.order_id.clone(),
             opens: event.opens(),
             deadline,
@@ -155,22 +159,39 @@ pub(crate) fn queues(rows: &[Row]) -> Vec<Parked> {
 }
 
 /// The keys of the rows whose content is wanted: of each queue of these users the first ones.
-pub(crate) fn wanted(
-    parked: &[Parked],
-    may_move: impl Fn(Uuid) -> bool,
-) -> (Vec<Uuid>, Vec<&'static str>, Vec<i64>) {
+pub(crate) fn wanted(parked: &[Parked], may_move: impl Fn(Uuid) -> bool) -> ParkedKeys<'_> {
     let mut bytes = 0;
-    let mut keys = (Vec::new(), Vec::new(), Vec::new());
+    let mut keys = ParkedKeys::default();
     for it in parked.iter().filter(|it| may_move(it.user_id)) {
         if bytes > LOAD_BYTES_MAX {
             break;
         }
         bytes += it.bytes;
-        keys.0.push(it.user_id);
-        keys.1.push(it.source.as_str());
-        keys.2.push(it.seq);
+        keys.push(it);
     }
     keys
+}
+
+/// Rows of `parked`, one array a column.
+#[derive(Default)]
+pub(crate) struct ParkedKeys<'a> {
+    pub(crate) users: Vec<Uuid>,
+    pub(crate) sources: Vec<&'static str>,
+    pub(crate) seqs: Vec<i64>,
+    pub(crate) events: Vec<&'a str>,
+}
+
+impl<'a> ParkedKeys<'a> {
+    pub(crate) fn push(&mut self, parked: &'a Parked) {
+        self.users.push(parked.user_id);
+        self.sources.push(parked.source.as_str());
+        self.seqs.push(parked.seq);
+        self.events.push(&parked.event_id);
+    }
+
+    pub(crate) fn params(&self) -> [&(dyn ToSql + Sync); 4] {
+        [&self.users, &self.sources, &self.seqs, &self.events]
+    }
 }
 
 /// Takes the rows of `load_parked.sql`.

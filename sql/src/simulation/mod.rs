@@ -49,7 +49,7 @@ enum Defect {
     DeadLetterSwallowed,
     /// Versions, places and counts of rows are not compared.
     ConflictUnchecked,
-    /// What left a queue is deleted by its place alone, as by delete_parked.sql: a queue that was empty meanwhile gives
+    /// What left a queue is deleted by its place alone, as it once was: a queue that was empty meanwhile gives
     /// the place to another event, which is then lost.
     PlaceAlone,
     /// What met a conflict is tried again behind what came after it.

@@ -1,8 +1,6 @@
 //! A shard in memory. A transaction is staged over a snapshot, see `stage.rs`, and what the statements check is checked
 //! when it commits, all at once: the fence, versions, places and keys. Locks that Postgres would hold until then are so
 //! much shorter here, and what would wait for one is refused.
-//!
-//! It is better than the statements in one point, for which [`Defect::PlaceAlone`] stands.
 
 use std::collections::{BTreeMap, HashMap};
 

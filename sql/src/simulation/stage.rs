@@ -93,18 +93,20 @@ impl Shard {
             self.queues(&users)
         };
         let wanted = park::wanted(&parked, may_move(&work, &parked));
-        let loaded: Vec<&Record> = std::iter::zip(wanted.0.iter().zip(&wanted.1), &wanted.2)
-            .map(|((user, source), seq)| {
-                &self.parked[&(*user, Source::from_text(source).unwrap(), *seq)].0
-            })
-            .collect();
+        let loaded: Vec<&Record> =
+            std::iter::zip(wanted.users.iter().zip(&wanted.sources), &wanted.seqs)
+                .map(|((user, source), seq)| {
+                    &self.parked[&(*user, Source::from_text(source).unwrap(), *seq)].0
+                })
+                .collect();
+        let moving = wanted.users;
         let mut states = States::default();
         self.hold(&mut states, &keys);
         let more = states.missing(Keys::of(loaded.iter().copied().map(addressed)));
         self.hold(&mut states, &more);
         let mut contents = loaded.iter();
         for it in &mut parked {
-            if wanted.0.binary_search(&it.user_id).is_ok()
+            if moving.binary_search(&it.user_id).is_ok()
                 && let Some(record) = contents.next()
             {
                 it.load(record);

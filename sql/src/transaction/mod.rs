@@ -28,7 +28,7 @@ use crate::fold::{self, Keys, States};
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
 use crate::outcome::{EventOutcome, Tally};
-use crate::park::{self, Carried, ParkedRows};
+use crate::park::{self, Carried, ParkedKeys, ParkedRows};
 use crate::queue::{Fold, Folded, Rules, Seen};
 use crate::routes::Target;
 use crate::rows::InboxRows;
@@ -85,7 +85,7 @@ pub(crate) async fn write(
     let wanted = park::wanted(&parked, may_move(work, &parked));
     let waiting = parked
         .iter()
-        .filter(|it| wanted.0.binary_search(&it.user_id).is_ok());
+        .filter(|it| wanted.users.binary_search(&it.user_id).is_ok());
     let addressed: Vec<(_, (Uuid, String))> = waiting
         .map(|it| (it.source, (it.user_id, it.order_id.clone())))
         .collect();
@@ -145,14 +145,15 @@ async fn write_folded(
     let outbox_params = logs.outbox.params();
     let directory_params: [&(dyn ToSql + Sync); 2] = [&new_users, &new_ids];
     let parked_params = parked.params();
-    let (users, sources, seqs) = unparked_keys(folded);
-    let unparked_params: [&(dyn ToSql + Sync); 3] = [&users, &sources, &seqs];
+    let mut unparked = ParkedKeys::default();
+    folded.unparked.iter().for_each(|it| unparked.push(it));
+    let unparked_params = unparked.params();
     // Statement, parameters, rows, and the table whose rows must all be written.
     let writes = [
         (
             &statements.delete_parked,
             &unparked_params[..],
-            users.len(),
+            unparked.users.len(),
             Some("parked"),
         ),
         (
@@ -231,19 +232,9 @@ async fn write_folded(
     let (written, forgotten, retaken) = futures_util::join!(write, forget, retake);
     let written = written.into_iter().collect::<Result<Vec<i64>, _>>()?;
     // What left a queue is no row more, and a letter's row in the inbox was not of this batch.
-    let gone = forgotten?.saturating_sub(folded.letters.len() as u64) + users.len() as u64;
+    let gone = forgotten?.saturating_sub(folded.letters.len() as u64) + unparked.users.len() as u64;
     let gone = i64::try_from(gone).unwrap_or(i64::MAX);
     Ok(written.iter().sum::<i64>() + i64::try_from(retaken?).unwrap_or(i64::MAX) - gone)
-}
-
-fn unparked_keys(folded: &Folded<'_>) -> (Vec<Uuid>, Vec<&'static str>, Vec<i64>) {
-    let mut keys = (Vec::new(), Vec::new(), Vec::new());
-    for parked in &folded.unparked {
-        keys.0.push(parked.user_id);
-        keys.1.push(parked.source.as_str());
-        keys.2.push(parked.seq);
-    }
-    keys
 }
 
 fn parked_rows<'a>(work: &'a Work<'_>, folded: &Folded<'_>) -> ParkedRows<'a> {

@@ -12,7 +12,7 @@ use super::{Work, columns};
 use crate::SqlError;
 use crate::fold::{Keys, OrderKey};
 use crate::mutants::{self, Mutant};
-use crate::park::Parked;
+use crate::park::{Parked, ParkedKeys};
 use crate::queue::Seen;
 use crate::rows::InboxRows;
 use crate::session::Session;
@@ -198,16 +198,13 @@ pub(super) async fn known_payloads(
 
 pub(super) async fn load_parked(
     session: &Session,
-    (users, sources, seqs): &(Vec<Uuid>, Vec<&str>, Vec<i64>),
+    wanted: &ParkedKeys<'_>,
 ) -> Result<Vec<Row>, SqlError> {
-    if users.is_empty() {
+    if wanted.users.is_empty() {
         return Ok(Vec::new());
     }
     let statement = &session.statements.load_parked;
-    Ok(session
-        .client
-        .query(statement, &[users, sources, seqs])
-        .await?)
+    Ok(session.client.query(statement, &wanted.params()).await?)
 }
 
 /// Sorted by key, so that two batches with the same events wait for each other rather than deadlock.
