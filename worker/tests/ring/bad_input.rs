@@ -183,7 +183,8 @@ async fn a_database_that_refuses_for_good_ends_the_worker() {
     let role = unique("role");
     world
         .execute(&format!(
-            "create role {role} login; grant select, insert, update, delete on all tables in schema public to {role}"
+            "create role {role} login; grant select, insert, update, delete on all tables in schema public to {role}; \
+             grant usage on all sequences in schema public to {role}"
         ))
         .await;
     let url = world.db.urls()[0].replace("//shardlane@", &format!("//{role}@"));
