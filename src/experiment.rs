@@ -55,9 +55,9 @@ struct ReshardArgs {
     /// Connections over all servers of a layout
     #[arg(long, value_name = "C", default_value_t = 4)]
     connections: u32,
-    /// Events that wait in Kafka at any time; 10000, or 1000 with --quick
-    #[arg(long, value_name = "N")]
-    backlog: Option<u64>,
+    /// Events that wait in Kafka at any time, beside those of slots on their way
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    backlog: u64,
     /// Folder for reshard.json and reshard.html
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
@@ -79,10 +79,7 @@ impl ReshardArgs {
                 citus_shards: self.citus_shards,
                 batch_rows_max: self.batch_rows_max.max(1),
                 connections: self.connections.max(1),
-                backlog: self
-                    .backlog
-                    .unwrap_or(if self.quick { 1_000 } else { 10_000 })
-                    .max(1),
+                backlog: self.backlog,
                 pause_ms: if self.quick { 1_000 } else { 5_000 },
                 quick: self.quick,
             },
