@@ -14,7 +14,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{Json, ToSql};
 use uuid::Uuid;
 
-use crate::routes::{Lane, Routes};
+use crate::routes::Lane;
 use crate::{SqlError, Store};
 
 /// Makes ids of letters; arbitrary, and the same for ever.
@@ -96,7 +96,7 @@ impl Store {
         limit: usize,
     ) -> Result<Listing, SqlError> {
         let (mut listing, mut seen) = (Listing::default(), HashSet::new());
-        for lane in databases(&self.routes()) {
+        for lane in self.routes().databases() {
             let session = session(lane).await?;
             let query = include_str!("statements/read_dead_letters.sql");
             // Streamed, because only `limit` of them are kept.
@@ -123,7 +123,7 @@ impl Store {
     /// # Errors
     /// [`SqlError`].
     pub async fn dead_letter(&self, id: Uuid) -> Result<Option<DeadLetter>, SqlError> {
-        for lane in databases(&self.routes()) {
+        for lane in self.routes().databases() {
             let session = session(lane).await?;
             let query = include_str!("statements/read_dead_letters.sql");
             if let Some(row) = session.client.query_opt(query, &[&Some(id)]).await? {
@@ -151,23 +151,13 @@ impl Store {
                 table: "dead_letters",
                 value: letter.id.clone(),
             })?;
-        for lane in databases(&self.routes()) {
+        for lane in self.routes().databases() {
             let session = session(lane).await?;
             let statement = include_str!("statements/mark_replay.sql");
             let params: [&(dyn ToSql + Sync); 4] = [&id, &letter.dead_at, &began_at, &to];
             session.client.execute(statement, &params).await?;
         }
         Ok(())
-    }
-}
-
-/// One lane a database. On Citus any node sees the whole table.
-fn databases(routes: &Routes) -> &[Lane] {
-    let lanes = routes.lanes();
-    if routes.shard_map().is_some() {
-        &lanes[..1]
-    } else {
-        lanes
     }
 }
 

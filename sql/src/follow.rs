@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rand::RngExt as _;
 use shardlane_citus::node_config;
-use shardlane_router::Node;
+use shardlane_router::{Node, ShardId};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::Host;
@@ -83,13 +83,13 @@ impl Source {
     }
 
     /// Each database once; of a Citus cluster the coordinator's, which sees all shards.
-    pub(crate) fn databases(&self, routes: &Routes) -> Vec<Config> {
+    pub(crate) fn databases(&self, routes: &Routes) -> Vec<(ShardId, Config)> {
         match self {
-            Source::Citus(citus) => vec![citus.coordinator().clone()],
+            Source::Citus(citus) => vec![(ShardId(0), citus.coordinator().clone())],
             Source::Fixed | Source::Shards(_) => routes
                 .lanes()
                 .iter()
-                .map(|lane| lane.pool.config().clone())
+                .map(|lane| (lane.target.shard, lane.pool.config().clone()))
                 .collect(),
         }
     }

@@ -192,6 +192,14 @@ impl Routes {
         servers
     }
 
+    /// One lane a database. On Citus the first, because any node sees the whole tables.
+    pub(crate) fn databases(&self) -> &[Lane] {
+        match self.shard_map() {
+            Some(_) => &self.lanes[..1],
+            None => &self.lanes,
+        }
+    }
+
     /// The target that holds a user; `None` while the user's slot is frozen. No I/O, no allocation.
     #[must_use]
     pub fn target_of(&self, user: Uuid) -> Option<Target> {

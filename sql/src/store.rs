@@ -325,19 +325,16 @@ impl Store {
     /// Where rows wait to be published: each database, or Citus's coordinator, which sees those of all nodes.
     #[must_use]
     pub fn outboxes(&self) -> Vec<Outbox> {
-        let routes = self.routes();
-        if let Source::Citus(citus) = &self.shared.source {
-            return vec![Outbox::new(ShardId(0), citus.coordinator().clone())];
-        }
-        let lanes = routes.lanes().iter();
-        lanes
-            .map(|lane| Outbox::new(lane.target.shard, lane.pool.config().clone()))
+        let databases = self.shared.source.databases(&self.routes()).into_iter();
+        databases
+            .map(|(shard, config)| Outbox::new(shard, config))
             .collect()
     }
 
     /// Each database once, for connections that are apart from the pools.
     pub(crate) fn databases(&self) -> Vec<Config> {
-        self.shared.source.databases(&self.routes())
+        let databases = self.shared.source.databases(&self.routes()).into_iter();
+        databases.map(|(_, config)| config).collect()
     }
 
     pub(crate) fn limits(&self) -> ParkLimits {

@@ -196,12 +196,8 @@ impl Store {
 
 /// Where to ask for all that waits. On Citus each node answers for the whole cluster.
 fn places(routes: &Routes) -> Vec<Target> {
-    let of_all = if routes.shard_map().is_some() {
-        1
-    } else {
-        usize::MAX
-    };
-    routes.targets().take(of_all).collect()
+    let lanes = routes.databases().iter();
+    lanes.map(|lane| lane.target).collect()
 }
 
 /// How often is swept.
