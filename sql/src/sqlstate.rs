@@ -85,13 +85,16 @@ sqlstate_classes!(
 );
 
 /// SQLSTATEs that are not as the rest of their class.
-const EXCEPTIONS: [(SqlState, ErrorClass); 4] = [
+const EXCEPTIONS: [(SqlState, ErrorClass); 5] = [
     (SqlState::LOCK_NOT_AVAILABLE, ErrorClass::Transient),
     (SqlState::OBJECT_IN_USE, ErrorClass::Transient),
     // A standby answers, or a server that is just becoming the primary.
     (SqlState::READ_ONLY_SQL_TRANSACTION, ErrorClass::Transient),
     // RAISE in a trigger: it refuses a row.
     (SqlState::RAISE_EXCEPTION, ErrorClass::Data),
+    // Also said when the catalog changes under a statement, as when a reshard drops its publication ("cache lookup
+    // failed for publication"). Corruption has codes of its own, XX001 and XX002.
+    (SqlState::INTERNAL_ERROR, ErrorClass::Transient),
 ];
 
 /// What to do about an error with this SQLSTATE.
@@ -142,7 +145,8 @@ mod tests {
         found.sort();
         assert_eq!(found, expected);
         for (code, class) in &found {
-            let state = SqlState::from_code(&format!("{code:0<5}"));
+            // A code of the class that is none of the exceptions.
+            let state = SqlState::from_code(&format!("{code:Z<5}"));
             assert_eq!(name(class_of(&state)), *class, "{code}");
         }
     }
