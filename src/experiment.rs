@@ -58,6 +58,10 @@ struct ReshardArgs {
     /// Events that wait in Kafka at any time, beside those of slots on their way
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     backlog: u64,
+    /// Events a second at a constant rate, instead of a backlog: below what the machine can do, the stalls that are left
+    /// are the change's own
+    #[arg(long, value_name = "N", conflicts_with = "backlog", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: Option<u64>,
     /// Folder for reshard.json and reshard.html
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
@@ -80,6 +84,7 @@ impl ReshardArgs {
                 batch_rows_max: self.batch_rows_max.max(1),
                 connections: self.connections.max(1),
                 backlog: self.backlog,
+                rate: self.rate,
                 pause_ms: if self.quick { 1_000 } else { 5_000 },
                 quick: self.quick,
             },
