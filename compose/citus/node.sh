@@ -23,10 +23,10 @@ own_name() {
         echo "$coordinator"
         return
     fi
-    # Docker's name server knows it as NAME.NETWORK.
+    # Docker's name server knows it as NAME.NETWORK; /etc/hosts would say the container's id, which does not last.
     local address name
     address=$(hostname -i | cut -d ' ' -f 1)
-    name=$(getent hosts "$address" | awk '{ print $2 }')
+    name=$(getent -s hosts:dns hosts "$address" | awk '{ print $2 }')
     name=${name%%.*}
     [ -n "$name" ] || { say "no name is known for $address"; return 1; }
     echo "$name"
