@@ -8,11 +8,13 @@ use jiff::Timestamp;
 use shardlane_citus::is_placement_error;
 use shardlane_router::{Epoch, ShardId, ShardMap, SlotMap};
 use tokio::task::AbortHandle;
-use tokio_postgres::Config;
 use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Config, Row};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use crate::applied::Applied;
 use crate::follow::Source;
 use crate::outbox::Outbox;
 use crate::park::{Carried, ParkLimits};
@@ -226,38 +228,58 @@ impl Store {
         staged.map_err(|error| self.explain(error, target))
     }
 
-    /// How far `target` has applied a partition of a topic: the next offset, or `None` if it never saw it since it
-    /// has taken the slots that it takes.
+    /// How far `target` has applied a partition of a topic.
     ///
     /// # Errors
-    /// [`SqlError::Postgres`], [`SqlError::PoolTimeout`], [`SqlError::Rerouted`].
-    pub async fn fence(
+    /// [`SqlError::Postgres`], [`SqlError::PoolTimeout`]; [`SqlError::Rerouted`] where it takes other slots than the map
+    /// says by which it was found.
+    pub async fn applied(
         &self,
         target: Target,
         topic: &str,
         partition: i32,
-    ) -> Result<Option<i64>, SqlError> {
+    ) -> Result<Applied, SqlError> {
+        const READ_APPLIED: &str = include_str!("statements/read_applied.sql");
         let routes = self.routes();
-        let fence = async {
+        let applied = async {
             let lane = lane_of(&routes, target)?;
             let session = lane.pool.get(target.shard).await?;
-            let statement = &session.statements.read_fence;
-            let row = session
-                .client
-                .query_opt(statement, &[&lane.anchor, &topic, &partition])
-                .await?;
-            let Some(row) = row else { return Ok(None) };
-            let epoch: i64 = row.get(0);
-            match epoch.unsigned_abs().cmp(&target.epoch.0) {
-                std::cmp::Ordering::Less => Ok(None),
-                std::cmp::Ordering::Equal => Ok(Some(row.get(1))),
-                std::cmp::Ordering::Greater => Err(SqlError::Rerouted {
-                    shard: target.shard,
-                    reason: format!("its fences are of epoch {epoch}"),
-                }),
+            let params: [&(dyn ToSql + Sync); 3] = [&lane.anchor, &topic, &partition];
+            if routes.catalog().is_none() {
+                let statement = &session.statements.read_fence;
+                let row = session.client.query_opt(statement, &params).await?;
+                return Ok(Applied::new(row.map(|row| row.get(0)), Vec::new()));
             }
+            let rows = session.client.query(READ_APPLIED, &params).await?;
+            applied_of(target, &rows)
         };
-        fence.await.map_err(|error| self.explain(error, target))
+        applied.await.map_err(|error| self.explain(error, target))
+    }
+
+    /// Moves the fence of `target` to `next`: all of its records before that are applied, and the last of them stood
+    /// before its fence. Where somebody has moved it further since it stays there.
+    ///
+    /// # Errors
+    /// As [`Store::applied`].
+    pub async fn pass(
+        &self,
+        target: Target,
+        topic: &str,
+        partition: i32,
+        next: i64,
+    ) -> Result<(), SqlError> {
+        let routes = self.routes();
+        let passed = async {
+            let lane = lane_of(&routes, target)?;
+            let session = lane.pool.get(target.shard).await?;
+            let epoch = i64::try_from(target.epoch.0).unwrap_or(i64::MAX);
+            let params: [&(dyn ToSql + Sync); 5] =
+                [&lane.anchor, &topic, &partition, &epoch, &next];
+            let statement = &session.statements.pass_fence;
+            session.client.execute(statement, &params).await?;
+            Ok(())
+        };
+        passed.await.map_err(|error| self.explain(error, target))
     }
 
     /// Every fence of every target: (topic, partition, target) -> next offset.
@@ -357,6 +379,26 @@ pub(crate) fn lane_of(routes: &Routes, target: Target) -> Result<&Lane, SqlError
         shard: target.shard,
         reason: "the newest map has it otherwise".to_owned(),
     })
+}
+
+fn applied_of(target: Target, rows: &[Row]) -> Result<Applied, SqlError> {
+    let epoch = |row: &Row, column| row.get::<_, Option<i64>>(column).map(i64::unsigned_abs);
+    let own = rows.first().and_then(|row| epoch(row, 0));
+    if own != Some(target.epoch.0) {
+        return Err(SqlError::Rerouted {
+            shard: target.shard,
+            reason: format!("it takes the slots of epoch {}", own.unwrap_or(0)),
+        });
+    }
+    let fence = rows
+        .first()
+        .filter(|row| epoch(row, 1) == Some(target.epoch.0));
+    let past = rows.iter().filter_map(|row| {
+        let slots: Option<String> = row.get(4);
+        slots.map(|slots| Ok((slots.parse()?, row.get(3))))
+    });
+    let past = past.collect::<Result<Vec<_>, SqlError>>()?;
+    Ok(Applied::new(fence.map(|row| row.get(2)), past))
 }
 
 /// Errors that say that the batch was routed by an old map.
