@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use shardlane_citus::is_placement_error;
 use shardlane_router::{Epoch, ShardId, ShardMap, SlotMap};
@@ -109,16 +110,16 @@ impl Drop for Shared {
 }
 
 impl Store {
-    /// Connects to each server once, and refuses a layout that is not what the map says.
+    /// Connects to each server once, and refuses a layout that is not what the map says. A server that is away while
+    /// another one answers is no reason not to begin: what is for its shards waits until it is back, and whether it is
+    /// what the map says is asked then.
     ///
     /// # Errors
-    /// [`SqlError`]: a server that does not answer, a shard that is another one, two DSNs of one database, a Citus
+    /// [`SqlError`]: no server answers, a server refuses us, a shard is another one, two DSNs of one database, a Citus
     /// cluster whose hash or tables are not ours.
     pub async fn connect(backend: Backend, options: StoreOptions) -> Result<Store, SqlError> {
         let (routes, source) = Source::connect(backend, options).await?;
-        for lane in routes.lanes() {
-            lane.pool.open(lane.target.shard).await?;
-        }
+        open_all(&routes).await?;
         let shared = Arc::new_cyclic(|shared| Shared {
             routes: ArcSwap::from_pointee(routes),
             follower: source.follow(shared.clone(), options.poll_interval),
@@ -323,7 +324,7 @@ impl Store {
                     error,
                 })
             });
-        let answers = futures_util::future::join_all(asks).await;
+        let answers = join_all(asks).await;
         answers.into_iter().flatten().collect()
     }
 
@@ -372,6 +373,29 @@ impl Store {
         }
         error
     }
+}
+
+/// Makes the first session to each server. Each is awaited, because one that is wrong counts more than one that is away.
+async fn open_all(routes: &Routes) -> Result<(), SqlError> {
+    let servers = routes.servers();
+    let opened = join_all(servers.iter().map(|(pool, shards)| pool.open(shards[0]))).await;
+    let mut away = Vec::new();
+    for ((pool, _), opened) in servers.iter().zip(opened) {
+        match opened {
+            Ok(()) => {}
+            Err(error) if error.is_outage() => away.push((pool.server(), error)),
+            Err(error) => return Err(error),
+        }
+    }
+    if away.len() == servers.len()
+        && let Some((_, error)) = away.pop()
+    {
+        return Err(error);
+    }
+    for (server, error) in away {
+        tracing::warn!("{server} is away, and what is for its shards waits: {error}");
+    }
+    Ok(())
 }
 
 pub(crate) fn lane_of(routes: &Routes, target: Target) -> Result<&Lane, SqlError> {
