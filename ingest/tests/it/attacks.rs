@@ -162,7 +162,7 @@ async fn a_gzip_bomb_stays_packed() {
     assert_eq!(broker.records(), 0);
 }
 
-/// A thousand senders that never end their requests; those who do are answered as ever. How fast is in the experiment.
+/// A thousand senders that never end their requests; those who do are answered as ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_slow_sockets_keep_nobody_out() {
     let running = Running::start(IngestSettings {
