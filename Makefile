@@ -2,7 +2,7 @@
 CARGO ?= cargo
 SHARDLANE = target/release/shardlane
 
-.PHONY: demo test faults lint bench up down setup
+.PHONY: demo test faults fuzz lint bench up down setup
 
 # The main job: real servers, one seeded stream of webhooks, four layouts, a table and a report.
 demo: setup
@@ -19,6 +19,11 @@ FAULTS ?= all
 faults: setup
 	$(CARGO) build --release --locked -p shardlane-faults --features mutants
 	target/release/faults $(FAULTS)
+
+# Each fuzz target of the front door for so many seconds, where there are a nightly compiler and cargo-fuzz.
+FUZZ_SECONDS ?= 20
+fuzz:
+	sh fuzz/run.sh $(FUZZ_SECONDS)
 
 lint:
 	$(CARGO) fmt --all --check

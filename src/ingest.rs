@@ -21,7 +21,7 @@ pub(crate) struct IngestArgs {
     /// Who may send, with which secrets, and the server's bounds: TOML, see docs/settings/ingest.toml
     #[arg(long, env = "SHARDLANE_INGEST_SETTINGS", value_name = "FILE")]
     settings: Option<PathBuf>,
-    /// Take orders and chargebacks from anybody, without signatures: for development
+    /// Take orders, chargebacks and payments from anybody, without signatures: for development
     #[arg(long, conflicts_with = "settings")]
     unsigned: bool,
     /// Address to listen on, in place of the settings'; without both 127.0.0.1:8080

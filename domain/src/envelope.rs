@@ -12,7 +12,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    DisputeAction, DisputeChange, Money, MoneyError, OrderChange, OrderStatus, Resolution,
+    DisputeAction, DisputeChange, Money, MoneyError, OrderChange, OrderStatus, Resolution, payment,
     stored_as_text,
 };
 
@@ -27,7 +27,7 @@ pub const FIELD_BYTES_MAX: usize = 255;
 /// Where a webhook came from: the name space of its `provider_event_id`, and its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
-    /// `POST /webhooks/payments/orders`.
+    /// `POST /webhooks/payments/orders`, and payments of orders: `POST /webhooks/silvergate`.
     Orders,
     /// `POST /webhooks/payments/chargebacks`.
     Chargebacks,
@@ -129,9 +129,25 @@ pub enum DecodeError {
         /// The field's name in the payload.
         field: &'static str,
     },
+    /// A refund comes after its order's end, which it does not change.
+    #[error("refunds are not taken: the order has ended, and a refund does not change how")]
+    Refund,
     /// Amount or currency.
-    #[error(transparent)]
-    Money(#[from] MoneyError),
+    #[error("{error}")]
+    Money {
+        /// The object that holds both, as a JSON pointer.
+        parent: &'static str,
+        /// What is wrong.
+        #[source]
+        error: MoneyError,
+    },
+}
+
+impl DecodeError {
+    /// The error of an amount or a currency that stand in `parent`.
+    pub(crate) fn money(parent: &'static str) -> impl Fn(MoneyError) -> DecodeError {
+        move |error| DecodeError::Money { parent, error }
+    }
 }
 
 impl Event {
@@ -150,7 +166,10 @@ impl Event {
         let text = std::str::from_utf8(&payload).map_err(|_| DecodeError::NotUtf8)?;
         check_storable(text.as_bytes())?;
         let (user_id, event_id, order_id, body) = match source {
-            Source::Orders => decode_order(text)?,
+            Source::Orders => match decode_order(text) {
+                Err(_) if payment::is_payment(text) => payment::decode(text)?,
+                order => order?,
+            },
             Source::Chargebacks => decode_chargeback(text)?,
         };
         let event_id = checked("provider_event_id", event_id)?;
@@ -185,7 +204,8 @@ impl Event {
     }
 }
 
-type Decoded = (Uuid, String, String, Body);
+/// User, event id, order id, and what it says.
+pub(crate) type Decoded = (Uuid, String, String, Body);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -254,7 +274,9 @@ fn decode_order(payload: &str) -> Result<Decoded, DecodeError> {
     let order: OrderPayload<'_> = serde_json::from_str(payload)?;
     let meta = order.meta.unwrap_or_default();
     let amount = match (&meta.amount, &meta.currency) {
-        (Some(amount), Some(currency)) => Some(Money::parse_major(amount, currency)?),
+        (Some(amount), Some(currency)) => {
+            Some(Money::parse_major(amount, currency).map_err(DecodeError::money("/meta"))?)
+        }
         _ => None,
     };
     let status = match order.status {
@@ -329,7 +351,8 @@ fn decode_chargeback(payload: &str) -> Result<Decoded, DecodeError> {
             ChargebackStatusText::Closed => DisputeAction::Closed(resolution),
         },
         reason: checked("reason", chargeback.reason)?,
-        amount: Money::parse_major(chargeback.amount.get(), &chargeback.currency)?,
+        amount: Money::parse_major(chargeback.amount.get(), &chargeback.currency)
+            .map_err(DecodeError::money(""))?,
         occurred_at: chargeback.occurred_at,
         evidence_due_at: chargeback.evidence_due_at,
     };
@@ -341,7 +364,7 @@ fn decode_chargeback(payload: &str) -> Result<Decoded, DecodeError> {
     ))
 }
 
-fn checked(field: &'static str, text: String) -> Result<String, DecodeError> {
+pub(crate) fn checked(field: &'static str, text: String) -> Result<String, DecodeError> {
     if text.is_empty() || text.len() > FIELD_BYTES_MAX || text.chars().any(char::is_control) {
         return Err(DecodeError::Field { field });
     }

@@ -14,6 +14,7 @@ mod envelope;
 mod letter_filter;
 mod money;
 mod order;
+mod payment;
 mod pointer;
 mod signature;
 

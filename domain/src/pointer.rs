@@ -1,17 +1,14 @@
 //! Where a payload is wrong, as a JSON pointer (RFC 6901).
 
-use crate::{DecodeError, MoneyError, Source};
+use crate::{DecodeError, MoneyError};
 
 impl DecodeError {
-    /// The place in a payload of `source` that the error is about; empty is the whole payload.
-    pub fn pointer(&self, source: Source) -> String {
+    /// The place in the payload that the error is about; empty is the whole payload.
+    pub fn pointer(&self) -> String {
         match self {
             DecodeError::Field { field } => format!("/{field}"),
-            DecodeError::Money(error) => {
-                let parent = match source {
-                    Source::Orders => "/meta",
-                    Source::Chargebacks => "",
-                };
+            DecodeError::Refund => "/refund_id".to_owned(),
+            DecodeError::Money { parent, error } => {
                 let field = match error {
                     MoneyError::UnknownCurrency(_) => "currency",
                     MoneyError::NotDecimal(_)
@@ -37,13 +34,13 @@ mod tests {
 
     #[test]
     fn an_error_names_its_place() {
-        let too_large = || DecodeError::Money(MoneyError::OutOfRange("1".into()));
-        let unknown = DecodeError::Money(MoneyError::UnknownCurrency("XXZ".into()));
+        let too_large = |parent| DecodeError::money(parent)(MoneyError::OutOfRange("1".into()));
+        let unknown = DecodeError::money("")(MoneyError::UnknownCurrency("XXZ".into()));
         let field = DecodeError::Field { field: "order_id" };
-        assert_eq!(field.pointer(Source::Orders), "/order_id");
-        assert_eq!(too_large().pointer(Source::Orders), "/meta/amount");
-        assert_eq!(too_large().pointer(Source::Chargebacks), "/amount");
-        assert_eq!(unknown.pointer(Source::Chargebacks), "/currency");
-        assert_eq!(DecodeError::NotUtf8.pointer(Source::Orders), "");
+        assert_eq!(field.pointer(), "/order_id");
+        assert_eq!(too_large("/meta").pointer(), "/meta/amount");
+        assert_eq!(too_large("").pointer(), "/amount");
+        assert_eq!(unknown.pointer(), "/currency");
+        assert_eq!(DecodeError::NotUtf8.pointer(), "");
     }
 }

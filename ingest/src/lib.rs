@@ -22,14 +22,17 @@
 //! [`Event::decode`]: shardlane_domain::Event::decode
 
 mod dead_letter;
+mod docs;
 mod error;
 mod health;
 mod json;
 mod metrics;
 mod mode;
+mod openapi;
 mod parked;
 mod problem;
 mod request_id;
+mod routes;
 mod schema;
 mod server;
 mod settings;
@@ -42,11 +45,10 @@ mod webhook;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::response::Response;
 use shardlane_domain::PAYLOAD_BYTES_MAX;
 use shardlane_worker::Probe;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -65,9 +67,15 @@ pub use sources::Sources;
 /// Everything that the front door answers. The layers stand inside out: the last one sees a request first.
 pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
     let metrics = Arc::new(metrics::Metrics::new(&mode));
+    let durable = match &mode {
+        Mode::Kafka(_) => openapi::Durable::InKafka,
+        Mode::Direct(_) => openapi::Durable::InTheDatabase,
+    };
+    let routes = routes::all(&settings.sources, durable);
     let door = Arc::new(webhook::Door {
         mode,
         sources: settings.sources.clone(),
+        document: openapi::document(&routes, &settings.sources).into(),
         metrics: Arc::clone(&metrics),
         body_deadline: settings.body_deadline,
         // Half, so that the last try has time to end, and the answer names the reason.
@@ -76,23 +84,13 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
         keep_undecodable: settings.keep_undecodable,
     });
     let secure = secure_headers(settings.tls.is_some());
-    let mut router = Router::new()
-        .route("/schemas/{file}", get(schema))
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready));
-    for source in settings.sources.iter() {
-        let path = source.path.clone();
-        let source = Arc::clone(source);
-        let take = post(move |door, request| webhook::take(Arc::clone(&source), door, request));
-        router = router.route(&path, take);
-    }
-    router
+    routes
+        .into_iter()
+        .fold(Router::new(), |router, route| {
+            router.route(&route.path, route.handler)
+        })
         .fallback(not_found)
         .with_state(door)
-        .route(
-            "/metrics",
-            get(metrics::answer).with_state(Arc::clone(&metrics)),
-        )
         .layer(RequestBodyLimitLayer::new(PAYLOAD_BYTES_MAX))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -100,7 +98,10 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
         ))
         .layer(map_response(problem::dress))
         .layer(map_response(move |mut response: Response| {
-            response.headers_mut().extend(secure.clone());
+            for (name, value) in &secure {
+                // The pages of the documentation have a policy of their own.
+                response.headers_mut().entry(name).or_insert(value.clone());
+            }
             std::future::ready(response)
         }))
         .layer(from_fn_with_state(metrics, metrics::measure))
@@ -110,21 +111,6 @@ pub fn router(mode: Mode, settings: &IngestSettings) -> Router {
 
 async fn not_found(State(door): State<Arc<webhook::Door>>) -> problem::Problem {
     door.not_found()
-}
-
-/// `/schemas/<name>.json`: what a source's webhooks must be.
-async fn schema(
-    State(door): State<Arc<webhook::Door>>,
-    Path(file): Path<String>,
-) -> Result<Response, problem::Problem> {
-    let name = file.strip_suffix(".json").unwrap_or_default();
-    match door.sources.iter().find(|source| source.name == name) {
-        Some(source) => {
-            let content_type = [(header::CONTENT_TYPE, "application/schema+json")];
-            Ok((content_type, source.schema.text()).into_response())
-        }
-        None => Err(door.not_found()),
-    }
 }
 
 /// What every answer says to a browser that should never see it.

@@ -17,6 +17,7 @@ use shardlane_worker::{metrics_answer, register_pools};
 
 use crate::Mode;
 use crate::problem::Refusal;
+use crate::webhook::Door;
 
 /// Upper bounds of the buckets, in seconds: a request takes ten at most.
 const SECONDS: [f64; 12] = [
@@ -126,8 +127,8 @@ impl Drop for InFlight {
 }
 
 /// `GET /metrics`.
-pub(crate) async fn answer(State(metrics): State<Arc<Metrics>>, asked: HeaderMap) -> Response {
-    metrics_answer(&metrics.registry, &asked)
+pub(crate) async fn answer(State(door): State<Arc<Door>>, asked: HeaderMap) -> Response {
+    metrics_answer(&door.metrics.registry, &asked)
 }
 
 /// Measures every request. A path that is no route of ours is `other`: its name is a stranger's.

@@ -205,6 +205,45 @@ impl Problem {
         }
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.parts().0
+    }
+
+    /// The last part of its type, or nothing.
+    pub(crate) fn name(&self) -> &'static str {
+        self.parts().1
+    }
+
+    pub(crate) fn title(&self) -> &'static str {
+        self.parts().2
+    }
+
+    /// Its body, for the contract.
+    pub(crate) fn example(&self) -> serde_json::Value {
+        serde_json::to_value(self.details())
+            .unwrap_or_else(|error| unreachable!("texts are JSON: {error}"))
+    }
+
+    fn details(&self) -> ProblemDetails<'_> {
+        let (status, name, title, detail) = self.parts();
+        let r#type = match self {
+            // RFC 9457, section 4.2.1: nothing to say beyond the status.
+            Problem::Other(_) => Cow::Borrowed("about:blank"),
+            _ => format!("{PROBLEM_TYPE_PREFIX}{name}").into(),
+        };
+        ProblemDetails {
+            r#type,
+            title,
+            status: status.as_u16(),
+            detail,
+            failing: &[],
+            pointer: match self {
+                Problem::Invalid { pointer, .. } => Some(pointer),
+                _ => None,
+            },
+        }
+    }
+
     /// What is wrong, and what to do.
     pub(crate) fn sentence(&self) -> String {
         self.parts().3.into_owned()
@@ -273,28 +312,12 @@ impl From<Flaw> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, name, title, detail) = self.parts();
+        let (status, name, ..) = self.parts();
         debug_assert!(
             name.is_empty() || PROBLEM_NAMES.contains(&name),
             "{name} has no page"
         );
-        let r#type = match &self {
-            // RFC 9457, section 4.2.1: nothing to say beyond the status.
-            Problem::Other(_) => Cow::Borrowed("about:blank"),
-            _ => format!("{PROBLEM_TYPE_PREFIX}{name}").into(),
-        };
-        let details = ProblemDetails {
-            r#type,
-            title,
-            status: status.as_u16(),
-            detail,
-            failing: &[],
-            pointer: match &self {
-                Problem::Invalid { pointer, .. } => Some(pointer),
-                _ => None,
-            },
-        };
-        let mut response = details.into_response();
+        let mut response = self.details().into_response();
         let headers = response.headers_mut();
         match &self {
             Problem::NotAuthentic {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jsonschema::Validator;
 use serde_json::Value;
-use shardlane_domain::Source;
 
 use crate::json::Flaw;
+use crate::sources::Kind;
 
 /// A compiled schema, and its text as it is served.
 #[derive(Debug, Clone)]
@@ -18,10 +18,11 @@ pub(crate) struct Schema {
 
 impl Schema {
     /// The house's own schema of a kind.
-    pub(crate) const fn text_of(kind: Source) -> &'static str {
+    pub(crate) const fn text_of(kind: Kind) -> &'static str {
         match kind {
-            Source::Orders => include_str!("../schemas/order.json"),
-            Source::Chargebacks => include_str!("../schemas/chargeback.json"),
+            Kind::Order => include_str!("../schemas/order.json"),
+            Kind::Chargeback => include_str!("../schemas/chargeback.json"),
+            Kind::Payment => include_str!("../schemas/payment.json"),
         }
     }
 

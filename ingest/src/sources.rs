@@ -11,14 +11,14 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use jiff::Timestamp;
-use shardlane_domain::{Body, Event, Source};
+use shardlane_domain::{Body, Event};
 
 use crate::IngestError;
 use crate::json::{Flaw, JsonLimits, parse};
 use crate::schema::Schema;
 use crate::signature::Verifier;
 
-pub(crate) use settings::SourceSettings;
+pub(crate) use settings::{Kind, SourceSettings};
 
 /// The sources of one front door, checked.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ pub struct Sources(Arc<[Arc<Endpoint>]>);
 pub(crate) struct Endpoint {
     pub(crate) name: String,
     pub(crate) path: String,
-    pub(crate) kind: Source,
+    pub(crate) kind: Kind,
     pub(crate) verifier: Verifier,
     pub(crate) schema: Schema,
     pub(crate) body_bytes_max: usize,
@@ -51,7 +51,7 @@ struct Rate {
 }
 
 impl Sources {
-    /// The two built-in routes without any verification: for development, for tests, and behind something that
+    /// The built-in routes without any verification: for development, for tests, and behind something that
     /// verifies. The server says so loudly at its start.
     pub fn unsigned() -> Sources {
         let sources = build::built_in_unsigned();
@@ -98,17 +98,20 @@ impl Endpoint {
     ) -> Result<Event, Flaw> {
         let value = parse(&payload, self.json)?;
         self.schema.check(&value)?;
-        let event = Event::decode(self.kind, payload, received_at)
-            .map_err(|error| Flaw::at(error.pointer(self.kind), error.to_string()))?;
-        self.window.check(&event)?;
+        let event = Event::decode(self.kind.source(), payload, received_at)
+            .map_err(|error| Flaw::at(error.pointer(), error.to_string()))?;
+        self.window.check(self.kind, &event)?;
         Ok(event)
     }
 }
 
 impl Window {
     /// A time that is off is a clock or a unit that is wrong, and it would decide which event is the newest.
-    fn check(&self, event: &Event) -> Result<(), Flaw> {
+    fn check(&self, kind: Kind, event: &Event) -> Result<(), Flaw> {
         match &event.body {
+            Body::Order(change) if kind == Kind::Payment => {
+                self.happened(event, "/timestamp", change.updated_at)
+            }
             Body::Order(change) => {
                 self.happened(event, "/created_at", change.created_at)?;
                 self.happened(event, "/updated_at", change.updated_at)

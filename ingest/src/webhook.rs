@@ -17,6 +17,7 @@ use shardlane_domain::Event;
 use shardlane_router::{RouteKey, TokenHash};
 use shardlane_worker::{HEADER_TRACEPARENT, HEADER_TRACESTATE, Probe, TraceContext, accepted_now};
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use crate::dead_letter;
 use crate::metrics::Metrics;
@@ -29,6 +30,8 @@ use crate::{Mode, Sources};
 pub(crate) struct Door {
     pub(crate) mode: Mode,
     pub(crate) sources: Sources,
+    /// `/openapi.json`.
+    pub(crate) document: Bytes,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) body_deadline: Duration,
     /// After this time a failed try is the last.
@@ -47,7 +50,7 @@ impl Door {
 }
 
 /// The good answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub(crate) enum Answer {
     /// All replicas of the broker have it; a worker will apply it.
@@ -97,7 +100,7 @@ pub(crate) async fn take(
         Ok(event) => event,
         Err(flaw) if source.verifier.is_on() || door.keep_undecodable => {
             let letter = dead_letter::of_bytes(
-                source.kind,
+                source.kind.source(),
                 payload,
                 flaw.to_string(),
                 received_at,

@@ -71,6 +71,10 @@ pub enum Missing {
     /// No promtool in `PATH`.
     #[error("promtool: not installed here; on Debian install the package prometheus")]
     Promtool,
+
+    /// No schemathesis in `PATH`.
+    #[error("schemathesis: not installed here; install it with pip install schemathesis")]
+    Schemathesis,
 }
 
 /// Is there a PostgreSQL that can be started here?
@@ -149,4 +153,13 @@ pub fn kafka_available() -> Result<(), Missing> {
 pub fn promtool_available() -> Result<(), Missing> {
     let asked = Command::new("promtool").arg("--version").output();
     asked.map(drop).map_err(|_| Missing::Promtool)
+}
+
+/// Is there a schemathesis?
+///
+/// # Errors
+/// [`Missing::Schemathesis`].
+pub fn schemathesis_available() -> Result<(), Missing> {
+    let asked = Command::new("schemathesis").arg("--version").output();
+    asked.map(drop).map_err(|_| Missing::Schemathesis)
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::missing::{
     Missing, citus_available, kafka_available, partman_available, postgres_available,
-    promtool_available,
+    promtool_available, schemathesis_available,
 };
 
 /// A server that a test may need.
@@ -20,6 +20,8 @@ pub enum Requirement {
     Kafka,
     /// Prometheus's promtool. A tool and no server, so `all` does not name it.
     Promtool,
+    /// schemathesis, which tries an OpenAPI document on its server. A tool too.
+    Schemathesis,
 }
 
 impl Requirement {
@@ -32,6 +34,7 @@ impl Requirement {
             Requirement::Citus => "citus",
             Requirement::Kafka => "kafka",
             Requirement::Promtool => "promtool",
+            Requirement::Schemathesis => "schemathesis",
         }
     }
 
@@ -46,6 +49,7 @@ impl Requirement {
             Requirement::Citus => citus_available(),
             Requirement::Kafka => kafka_available(),
             Requirement::Promtool => promtool_available(),
+            Requirement::Schemathesis => schemathesis_available(),
         }
     }
 
@@ -61,8 +65,8 @@ impl Requirement {
         };
         let promised = std::env::var("SHARDLANE_REQUIRE").unwrap_or_default();
         let promised = promised.split(',').map(str::trim).any(|name| {
-            let all = self != Requirement::Promtool && name.eq_ignore_ascii_case("all");
-            all || name.eq_ignore_ascii_case(self.name())
+            let is_tool = matches!(self, Requirement::Promtool | Requirement::Schemathesis);
+            !is_tool && name.eq_ignore_ascii_case("all") || name.eq_ignore_ascii_case(self.name())
         });
         assert!(
             !promised,
@@ -77,8 +81,8 @@ impl Requirement {
     }
 }
 
-/// `Some` if the component (`postgres`, `partman`, `citus`, `kafka`, `promtool`) is here; otherwise the test
-/// is skipped with one printed line. The test's name is its thread's name.
+/// `Some` if the component (`postgres`, `partman`, `citus`, `kafka`, `promtool`, `schemathesis`) is here; otherwise the
+/// test is skipped with one printed line. The test's name is its thread's name.
 ///
 /// ```no_run
 /// # fn test() {
@@ -96,8 +100,11 @@ pub fn require(component: &str) -> Option<()> {
         "citus" => Requirement::Citus,
         "kafka" => Requirement::Kafka,
         "promtool" => Requirement::Promtool,
+        "schemathesis" => Requirement::Schemathesis,
         unknown => {
-            panic!("no such component: {unknown}; known: postgres, partman, citus, kafka, promtool")
+            panic!(
+                "no such component: {unknown}; known: postgres, partman, citus, kafka, promtool, schemathesis"
+            )
         }
     };
     requirement.or_skip(requirement.check())

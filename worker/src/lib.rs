@@ -14,6 +14,7 @@
 
 mod audit;
 mod breaker;
+mod cloud_event;
 mod consumer;
 mod dead_letter;
 mod dlq;

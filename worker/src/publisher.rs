@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use crate::cloud_event::with_webhook;
 use crate::map_watch::{MapSource, MapWatch};
 use crate::topics::{TopicError, TopicReport, TopicSet, verify_topics};
 use crate::trace::TraceContext;
@@ -292,7 +293,7 @@ impl Publisher {
             .partition(route.partition.0)
             .timestamp(time.as_millisecond())
             .headers(with_headers(
-                address_headers(map, route.slot.index()),
+                with_webhook(event, address_headers(map, route.slot.index())),
                 headers,
             ));
         #[cfg(feature = "measure")]

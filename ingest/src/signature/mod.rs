@@ -86,12 +86,20 @@ impl Scheme {
         }
     }
 
-    /// What `www-authenticate` says, which a 401 must have.
-    pub(crate) const fn challenge(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
+    /// What `www-authenticate` says, which a 401 must have, and what the contract calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
             Scheme::Standard => "StandardWebhooks",
             Scheme::Stripe => "StripeSignature",
-        })
+        }
+    }
+
+    /// The header that holds the signatures.
+    pub(crate) const fn header(self) -> &'static str {
+        match self {
+            Scheme::Standard => standard::SIGNATURE,
+            Scheme::Stripe => stripe::SIGNATURE,
+        }
     }
 }
 
@@ -151,7 +159,7 @@ impl Verifier {
     pub(crate) fn challenge(&self) -> Option<HeaderValue> {
         match self {
             Verifier::Off => None,
-            Verifier::On { scheme, .. } => Some(scheme.challenge()),
+            Verifier::On { scheme, .. } => Some(HeaderValue::from_static(scheme.name())),
         }
     }
 }

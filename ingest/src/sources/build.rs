@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shardlane_domain::{PAYLOAD_BYTES_MAX, Source};
+use shardlane_domain::PAYLOAD_BYTES_MAX;
 
 use super::settings::{Kind, Signature};
 use super::{Endpoint, Rate, SourceSettings, Sources, Window, refuse};
@@ -29,16 +29,24 @@ const FUTURE_SECONDS: u64 = 86_400;
 const DAY_SECONDS: u64 = 86_400;
 const NAME_BYTES_MAX: usize = 40;
 /// What the front door answers itself.
-const TAKEN: [&str; 5] = ["/livez", "/readyz", "/metrics", "/schemas", "/docs"];
+const TAKEN: [&str; 6] = [
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/schemas",
+    "/docs",
+    "/openapi.json",
+];
 
 /// The sources that need no path and no kind.
-const BUILT_IN: [(&str, &str, Kind); 2] = [
+const BUILT_IN: [(&str, &str, Kind); 3] = [
     ("orders", "/webhooks/payments/orders", Kind::Order),
     (
         "chargebacks",
         "/webhooks/payments/chargebacks",
         Kind::Chargeback,
     ),
+    ("silvergate", "/webhooks/silvergate", Kind::Payment),
 ];
 
 pub(super) fn built_in_unsigned() -> Vec<Endpoint> {
@@ -97,11 +105,12 @@ fn endpoint(name: &str, settings: &SourceSettings) -> Result<Endpoint, IngestErr
     let kind = match (settings.kind, built_in) {
         (Some(kind), _) => kind,
         (None, Some((_, _, kind))) => *kind,
-        (None, None) => return Err(missing("kind", "kind = \"order\" or \"chargeback\"")),
-    };
-    let kind = match kind {
-        Kind::Order => Source::Orders,
-        Kind::Chargeback => Source::Chargebacks,
+        (None, None) => {
+            return Err(missing(
+                "kind",
+                "kind = \"order\", \"chargeback\" or \"payment\"",
+            ));
+        }
     };
     Ok(Endpoint {
         name: name.to_owned(),
@@ -209,7 +218,7 @@ fn verifier(name: &str, settings: &SourceSettings) -> Result<Verifier, IngestErr
     })
 }
 
-fn schema(name: &str, settings: &SourceSettings, kind: Source) -> Result<Schema, IngestError> {
+fn schema(name: &str, settings: &SourceSettings, kind: Kind) -> Result<Schema, IngestError> {
     let Some(path) = &settings.schema else {
         return Schema::compile(Schema::text_of(kind)).map_err(refuse);
     };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use shardlane_domain::Source;
 
 use crate::signature::SecretFrom;
 
@@ -12,6 +13,18 @@ use crate::signature::SecretFrom;
 pub(crate) enum Kind {
     Order,
     Chargeback,
+    /// What happens to the money of an order: an event of that order.
+    Payment,
+}
+
+impl Kind {
+    /// Topic and name space of its events.
+    pub(crate) const fn source(self) -> Source {
+        match self {
+            Kind::Order | Kind::Payment => Source::Orders,
+            Kind::Chargeback => Source::Chargebacks,
+        }
+    }
 }
 
 /// How a source signs.

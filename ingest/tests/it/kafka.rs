@@ -105,12 +105,27 @@ async fn an_accepted_event_is_in_the_partition_that_the_map_names() {
                 })
                 .collect();
             let slot = route.slot.index().to_string();
+            let (id, kind, time) = match source {
+                Source::Orders => ("e-1", "order.created", "2026-11-01T10:10:00Z"),
+                Source::Chargebacks => ("c-1", "dispute.opened", "2026-11-02T10:10:00Z"),
+            };
             for expected in [
                 (HEADER_HASH_ID, map.hash().id()),
                 (HEADER_EPOCH, "1"),
                 (HEADER_SLOT, &slot),
+                ("ce_specversion", "1.0"),
+                ("ce_id", &format!("{source}/{id}/{user}")),
+                ("ce_source", &format!("/shardlane/webhooks/{source}")),
+                ("ce_type", &format!("shardlane.webhook.{kind}")),
+                ("ce_time", time),
+                ("ce_subject", "o-1"),
+                ("content-type", "application/json"),
             ] {
-                assert!(headers.contains(&expected), "{expected:?} in {headers:?}");
+                let found: Vec<_> = headers
+                    .iter()
+                    .filter(|(name, _)| *name == expected.0)
+                    .collect();
+                assert_eq!(found, [&expected], "{headers:?}");
             }
         }
     }

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 pub(crate) const ORDERS: &str = "/webhooks/payments/orders";
 pub(crate) const CHARGEBACKS: &str = "/webhooks/payments/chargebacks";
+pub(crate) const PAYMENTS: &str = "/webhooks/silvergate";
 pub(crate) const JSON: &str = "application/json";
 
 /// The built-in routes without verification, with the default bounds.
@@ -184,6 +185,22 @@ pub(crate) fn chargeback(user: Uuid, event_id: &str, status: &str, minute: u8) -
     .to_string()
 }
 
+/// A payment's webhook: what happened to the money of the order at `minute` of its hour.
+pub(crate) fn payment(user: Uuid, transaction: &str, status: &str, minute: u8) -> String {
+    json!({
+        "event": format!("payment.{status}"),
+        "transaction_id": transaction,
+        "order_id": "o-1",
+        "merchant_id": "m-1",
+        "status": status,
+        "amount": 1234,
+        "currency": "EUR",
+        "timestamp": format!("2026-11-01T10:{minute:02}:00Z"),
+        "metadata": {"user_id": user},
+    })
+    .to_string()
+}
+
 /// librdkafka's own broker inside this process: enough to acknowledge, and to be away on command.
 pub(crate) struct FakeBroker(MockCluster<'static, DefaultProducerContext>);
 
@@ -227,7 +244,7 @@ impl FakeBroker {
     /// The dead letters of the source that is posted to `path`.
     pub(crate) fn dead_letters(&self, path: &str) -> Vec<OwnedMessage> {
         let source = match path {
-            ORDERS => Source::Orders,
+            ORDERS | PAYMENTS => Source::Orders,
             _ => Source::Chargebacks,
         };
         let topic = TopicSet::with_prefix("").dlq_of(source);

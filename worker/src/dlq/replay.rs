@@ -10,6 +10,7 @@ use shardlane_domain::{
 
 use super::marks::MarkWriter;
 use super::{DeadLetterLog, DlqError};
+use crate::cloud_event::is_attribute;
 use crate::{HEADER_REPLAYED_FROM, Publisher};
 
 /// How many users' letters are on their way at once.
@@ -88,7 +89,10 @@ async fn publish(
 
 /// The record's own headers, such as its trace, and where it comes from.
 fn headers(letter: &DeadLetter) -> Vec<(String, Option<Bytes>)> {
-    let ours = |key: &str| key.starts_with("shardlane-") || key.starts_with("__connect.errors.");
+    // What the publisher writes anew must not come twice.
+    let ours = |key: &str| {
+        key.starts_with("shardlane-") || key.starts_with("__connect.errors.") || is_attribute(key)
+    };
     let kept = letter.headers.iter().filter(|(key, _)| !ours(key));
     let from = (
         HEADER_REPLAYED_FROM.to_owned(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shardlane_domain::Source;
@@ -11,6 +11,7 @@ use shardlane_sql::OutboxRow;
 use uuid::Uuid;
 
 use super::feed::Topics;
+use crate::cloud_event::{CloudEvent, entity, id_of};
 
 /// A record to publish.
 pub(super) struct Message<'a> {
@@ -37,7 +38,7 @@ struct Body<'a> {
 impl<'a> Message<'a> {
     /// The records of one applied event: two, or three if somebody gets an email.
     pub(super) fn all_of(row: &OutboxRow, topics: &'a Topics) -> Vec<Message<'a>> {
-        let id = id_of(row);
+        let id = id_of(row.source, &row.event_id, row.user_id);
         let state = body(row, &id, None);
         let mut all = vec![
             Message {
@@ -59,19 +60,6 @@ impl<'a> Message<'a> {
             });
         }
         all
-    }
-}
-
-/// The same for each time that an event is published. A source has no slash and a user's text is 36 bytes, so no two
-/// events share one, whatever the provider's id contains.
-fn id_of(row: &OutboxRow) -> String {
-    format!("{}/{}/{}", row.source, row.event_id, row.user_id)
-}
-
-const fn entity(source: Source) -> &'static str {
-    match source {
-        Source::Orders => "order",
-        Source::Chargebacks => "dispute",
     }
 }
 
@@ -114,25 +102,12 @@ fn cloud_event(row: &OutboxRow, id: &str) -> OwnedHeaders {
     let occurred = serde_json::from_str(row.state.get())
         .map(|state: Occurred| state.updated_at)
         .unwrap_or_else(|_| row.received_at.to_string());
-    let source = format!("/shardlane/{}", row.source);
-    let kind = format!("shardlane.{}.{}", entity(row.source), row.kind);
-    [
-        ("ce_specversion", "1.0"),
-        ("ce_id", id),
-        ("ce_source", &source),
-        ("ce_type", &kind),
-        ("ce_time", &occurred),
-        ("ce_subject", &row.order_id),
-        ("content-type", "application/json"),
-    ]
-    .into_iter()
-    .fold(
-        OwnedHeaders::new_with_capacity(7),
-        |headers, (key, value)| {
-            headers.insert(Header {
-                key,
-                value: Some(value),
-            })
-        },
-    )
+    CloudEvent {
+        id,
+        source: &format!("/shardlane/{}", row.source),
+        kind: &format!("shardlane.{}.{}", entity(row.source), row.kind),
+        time: &occurred,
+        subject: &row.order_id,
+    }
+    .add_to(OwnedHeaders::new())
 }

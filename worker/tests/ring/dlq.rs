@@ -222,6 +222,11 @@ async fn what_is_still_no_event_is_told_and_what_only_had_a_foreign_key_is_taken
     assert_eq!(replayed.header("traceparent"), "00-abc");
     let twice = replayed.headers.iter().filter(|(name, _)| name == "twice");
     assert_eq!(twice.count(), 2, "repeated headers are kept");
+    // The publisher's own, and not beside its producer's.
+    assert!(
+        replayed.header("ce_id").starts_with("orders/"),
+        "{replayed:?}"
+    );
     assert!(
         replayed
             .headers

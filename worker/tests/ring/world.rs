@@ -203,6 +203,10 @@ impl Ring {
                 value: Some("00-abc"),
             })
             .insert(Header {
+                key: "ce_id",
+                value: Some("its producer's"),
+            })
+            .insert(Header {
                 key: "twice",
                 value: Some("1"),
             })
