@@ -2,6 +2,7 @@
 
 mod door;
 mod routing;
+mod study;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

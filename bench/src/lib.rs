@@ -20,4 +20,5 @@ pub mod reshard;
 pub mod results;
 pub mod routing;
 pub mod stream;
+pub mod study;
 pub mod table;
