@@ -3,6 +3,7 @@
 mod door;
 mod routing;
 mod study;
+mod window;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Experiment {
     Door(door::DoorArgs),
     /// Citus by the node that owns a user, against its coordinator and any node in turn
     Routing(routing::RoutingArgs),
+    /// Events of one kind over some days of a month: an index, daily partitions, Citus; cold and warm
+    Window(window::WindowArgs),
 }
 
 #[derive(Debug, Args)]
@@ -177,6 +180,7 @@ impl ExperimentArgs {
             Experiment::Reshard(arguments) => arguments.run().await,
             Experiment::Routing(arguments) => arguments.run().await,
             Experiment::Door(arguments) => arguments.run().await,
+            Experiment::Window(arguments) => arguments.run().await,
         }
     }
 }

@@ -22,3 +22,4 @@ pub mod routing;
 pub mod stream;
 pub mod study;
 pub mod table;
+pub mod window;
