@@ -149,7 +149,7 @@ impl Study {
         Study {
             experiment: experiment.to_owned(),
             started_at: started.at.to_string(),
-            took_s: started.instant.elapsed().as_secs_f64(),
+            took_s: started.seconds(),
             machine: machine::describe(),
             commit: machine::commit(),
             command: command.to_owned(),
@@ -207,6 +207,10 @@ impl Started {
             at: jiff::Timestamp::now(),
             instant: Instant::now(),
         }
+    }
+
+    pub(crate) fn seconds(self) -> f64 {
+        self.instant.elapsed().as_secs_f64()
     }
 }
 
