@@ -1,7 +1,11 @@
 //! `shardlane experiment`: measure, print a table, write the report.
 
 mod door;
+mod retention;
 mod routing;
+mod scatter;
+mod study;
+mod window;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +34,12 @@ enum Experiment {
     Door(door::DoorArgs),
     /// Citus by the node that owns a user, against its coordinator and any node in turn
     Routing(routing::RoutingArgs),
+    /// A day leaves a log: DELETE and VACUUM against dropping its partition
+    Retention(retention::RetentionArgs),
+    /// Questions about all users: one Postgres, Citus, and a scatter-gather over manual shards
+    Scatter(scatter::ScatterArgs),
+    /// Events of one kind over some days of a month: an index, daily partitions, Citus; cold and warm
+    Window(window::WindowArgs),
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +186,9 @@ impl ExperimentArgs {
             Experiment::Reshard(arguments) => arguments.run().await,
             Experiment::Routing(arguments) => arguments.run().await,
             Experiment::Door(arguments) => arguments.run().await,
+            Experiment::Retention(arguments) => arguments.run().await,
+            Experiment::Scatter(arguments) => arguments.run().await,
+            Experiment::Window(arguments) => arguments.run().await,
         }
     }
 }
