@@ -1,7 +1,9 @@
 //! `shardlane experiment`: measure, print a table, write the report.
 
 mod door;
+mod memory;
 mod routing;
+mod shard_down;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +32,10 @@ enum Experiment {
     Door(door::DoorArgs),
     /// Citus by the node that owns a user, against its coordinator and any node in turn
     Routing(routing::RoutingArgs),
+    /// One of two servers goes away and comes back: what the other one notices, and how fast the backlog drains
+    ShardDown(shard_down::ShardDownArgs),
+    /// What a worker process takes at most before a backlog of a million events
+    Memory(memory::MemoryArgs),
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +177,8 @@ impl ExperimentArgs {
             Experiment::Reshard(arguments) => arguments.run().await,
             Experiment::Routing(arguments) => arguments.run().await,
             Experiment::Door(arguments) => arguments.run().await,
+            Experiment::ShardDown(arguments) => arguments.run().await,
+            Experiment::Memory(arguments) => arguments.run().await,
         }
     }
 }
