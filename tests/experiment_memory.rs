@@ -29,7 +29,7 @@ fn memory_is_bounded_before_a_backlog() {
     let result = &results["results"][0];
     let number = |field: &str| result[field].as_u64().unwrap();
     // It was full once, and not fuller than it may be.
-    assert!(number("hanging_in_flight_bytes") > 30 << 20, "{result}");
+    assert!(number("hanging_in_flight_bytes") > 20 << 20, "{result}");
     assert!(number("in_flight_peak_bytes") <= 64 << 20, "{result}");
     assert!(number("peak_mib") <= 200, "{result}");
     assert!(result["points"].as_array().unwrap().len() > 10, "{result}");
