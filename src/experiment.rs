@@ -1,9 +1,12 @@
 //! `shardlane experiment`: measure, print a table, write the report.
 
 mod door;
+mod memory;
 mod retention;
 mod routing;
+mod routing;
 mod scatter;
+mod shard_down;
 mod study;
 mod window;
 
@@ -40,6 +43,10 @@ enum Experiment {
     Scatter(scatter::ScatterArgs),
     /// Events of one kind over some days of a month: an index, daily partitions, Citus; cold and warm
     Window(window::WindowArgs),
+    /// One of two servers goes away and comes back: what the other one notices, and how fast the backlog drains
+    ShardDown(shard_down::ShardDownArgs),
+    /// What a worker process takes at most before a backlog of a million events
+    Memory(memory::MemoryArgs),
 }
 
 #[derive(Debug, Args)]
@@ -189,6 +196,8 @@ impl ExperimentArgs {
             Experiment::Retention(arguments) => arguments.run().await,
             Experiment::Scatter(arguments) => arguments.run().await,
             Experiment::Window(arguments) => arguments.run().await,
+            Experiment::ShardDown(arguments) => arguments.run().await,
+            Experiment::Memory(arguments) => arguments.run().await,
         }
     }
 }

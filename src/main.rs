@@ -5,6 +5,7 @@ mod backend;
 mod check;
 mod dlq;
 mod experiment;
+mod heaps;
 mod hot;
 mod ingest;
 mod load;
@@ -54,6 +55,9 @@ enum Command {
 /// 0: done. 1: done, and something disagrees or is not as it should be. 2: bad arguments, or it could not be done.
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Worker(_)) {
+        heaps::limit();
+    }
     let _traces = match cli.traces.start() {
         Ok(traces) => traces,
         Err(error) => {

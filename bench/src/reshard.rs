@@ -7,8 +7,8 @@
 //! Postgres that nobody disturbed.
 
 mod changes;
-mod load;
-mod oracle;
+pub(crate) mod load;
+pub(crate) mod oracle;
 mod results;
 mod sampler;
 
@@ -25,7 +25,7 @@ use shardlane_sql::{CitusPath, Layout, Store, StoreOptions, digest};
 use shardlane_worker::{TopicSet, Worker, WorkerSettings, create_topics};
 
 use self::changes::Ground;
-use self::load::Load;
+use self::load::{Load, Pace};
 use self::oracle::Verdict;
 pub use self::results::{ChangeResult, Results, Sample, Settings, render};
 use self::sampler::Sampler;
@@ -157,7 +157,10 @@ async fn run_layout(
         &kafka.bootstrap(),
         &topics,
         &map,
-        settings,
+        settings.users,
+        settings
+            .rate
+            .map_or(Pace::Backlog(settings.backlog), Pace::Rate),
         Arc::clone(&stats),
     )?;
     let truth = (layout == Layout::Citus).then(|| database.urls()[0].clone());
@@ -212,8 +215,8 @@ async fn run_layout(
 
     eprintln!("{layout}: asking every shard");
     let urls = ground.urls().await?;
-    let verdict = Verdict::read(&urls, settings, sent).await?;
-    let undisturbed = oracle::undisturbed(settings, sent, &map).await?;
+    let verdict = Verdict::read(&urls, settings.users, sent).await?;
+    let undisturbed = oracle::undisturbed(settings.users, sent, &map).await?;
     let equal_state = digest(&urls).await? == undisturbed;
     let misplaced = ground.misplaced().await?;
     let results = spans

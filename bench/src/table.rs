@@ -3,7 +3,7 @@
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
-use crate::results::Results;
+use crate::results::{Ratio, Results, Skipped};
 
 /// The headline table, the goals and what was skipped.
 pub fn render(results: &Results) -> String {
@@ -51,14 +51,20 @@ pub fn render(results: &Results) -> String {
     align(&mut table, 2);
     let mut text = table.to_string();
     text.push('\n');
-    for ratio in &results.ratios {
+    text + &goals(&results.ratios, &results.skipped)
+}
+
+/// Below a table: the goals, and what was skipped.
+pub(crate) fn goals(ratios: &[Ratio], skipped: &[Skipped]) -> String {
+    let mut text = String::new();
+    for ratio in ratios {
         let verdict = if ratio.met { "met" } else { "NOT met" };
         text.push_str(&format!(
             "  {:<44} {:>7.2}x  goal {:>5.2}x  {verdict}\n",
             ratio.name, ratio.value, ratio.goal
         ));
     }
-    for skipped in &results.skipped {
+    for skipped in skipped {
         text.push_str(&format!(
             "  skipped {}: {}\n",
             skipped.layout, skipped.reason

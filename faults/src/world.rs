@@ -53,6 +53,15 @@ impl Default for WorkerShape {
     }
 }
 
+/// How the topics came to their end.
+#[derive(Debug)]
+pub struct Drained {
+    /// Workers that had ended by themselves.
+    pub ended: u32,
+    /// They did not: where the partitions stand. What lies behind is not taken, and the oracle will miss it.
+    pub stands_still: Option<String>,
+}
+
 /// A scenario's own world.
 pub struct World<'a> {
     /// The servers, which no other scenario uses at this time.
@@ -378,13 +387,13 @@ impl World<'_> {
         Ok(ends.iter().filter(|(_, end)| **end > 0).all(done))
     }
 
-    /// Waits until all has come to an end. A worker that has ended by itself is started again, as whoever supervises it
-    /// would. Gives the time, and how many had ended.
+    /// Waits until all has come to an end, or stands still. A worker that has ended by itself is started again, as whoever
+    /// supervises it would.
     ///
     /// # Errors
-    /// Partitions that stand still.
-    pub async fn drain(&mut self, crew: &mut [Member]) -> anyhow::Result<(Duration, u32)> {
-        let (began, mut ended) = (Instant::now(), 0);
+    /// The program cannot be run.
+    pub async fn drain(&mut self, crew: &mut [Member]) -> anyhow::Result<Drained> {
+        let mut ended = 0;
         let mut progress = (Offsets::new(), Instant::now());
         loop {
             ended += self.replace_ended(crew).await?;
@@ -394,20 +403,28 @@ impl World<'_> {
                 && progress.1.elapsed() < WAITING_MAX
                 && self.waiting().await.unwrap_or(1) > 0;
             if drained && !waits {
-                return Ok((began.elapsed(), ended));
+                let stands_still = None;
+                return Ok(Drained {
+                    ended,
+                    stands_still,
+                });
             }
             let now = self.committed().unwrap_or_default();
             if now != progress.0 {
                 progress = (now, Instant::now());
             }
             if progress.1.elapsed() > PATIENCE / 2 {
-                bail!(
-                    "no progress for {:?}: ends {:?}, committed {:?}, fences {:?}",
+                let still = format!(
+                    "partitions stand still for {:?}: ends {:?}, committed {:?}, fences {:?}",
                     PATIENCE / 2,
                     self.ends(),
                     progress.0,
                     self.fences().await
                 );
+                return Ok(Drained {
+                    ended,
+                    stands_still: Some(still),
+                });
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

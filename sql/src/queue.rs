@@ -145,6 +145,16 @@ impl Queue<'_> {
             .peekable();
         same.peek().is_some() && same.all(|waiting| !waiting.opens)
     }
+
+    /// Whether the queue moves without what stands behind it in its partition, which can wait therefore. A head that opens
+    /// its state waits for another topic. One that is not too early was left by two transactions of which one parked it
+    /// while the other released what stood before it, and leaves with the next sweep. At the head's deadline the queue
+    /// moves in any case.
+    fn will_move(&self, states: &States<'_>) -> bool {
+        self.waiting.front().is_some_and(|head| {
+            head.opens || head.event.is_none_or(|event| !states.is_too_early(event))
+        })
+    }
 }
 
 pub(crate) struct Fold<'a, 's> {
@@ -280,10 +290,7 @@ impl<'a, 's> Fold<'a, 's> {
             .entry((event.user_id, event.source))
             .or_default();
         if queue.waiting.len() >= park_rows_max {
-            // A head that opens its state waits for another topic. Its partition can wait for that one, because what it
-            // waits for does not stand behind it; at the head's deadline the queue moves in any case.
-            let waits_elsewhere = queue.waiting.front().is_some_and(|head| head.opens);
-            if waits_elsewhere && origin.is_some() {
+            if origin.is_some() && queue.will_move(self.states) {
                 self.folded.held = true;
             }
             self.reject(index, reason);

@@ -1,4 +1,4 @@
-//! An endless stream of order events, at a constant rate or so that a worker's backlog keeps one length.
+//! An endless stream of order events, as fast as a worker's backlog or a rate allows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,13 +13,15 @@ use shardlane_router::{RouteKey, SlotMap};
 use shardlane_worker::{Stats, TopicSet};
 use uuid::Uuid;
 
-use super::results::Settings;
 use crate::stream::Webhook;
 
 /// Events of one order: created, updated..., success.
 const ORDER_EVENTS: u64 = 8;
 /// 2026-01-01; the n-th event was accepted n ms later.
 const START_MS: i64 = 1_767_225_600_000;
+
+/// Events that are sent between two looks at the clock or the backlog.
+const SENT_AT_ONCE: u64 = 100;
 
 /// One event of the stream: everything about it follows from its number.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +85,33 @@ pub(crate) fn user(index: u64) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &index.to_le_bytes())
 }
 
+/// How fast events are sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    /// So many wait at any time: the worker is never idle.
+    Backlog(u64),
+    /// So many a second, whatever the worker does.
+    Rate(u64),
+}
+
+impl Pace {
+    /// How many events should have been sent by now.
+    fn due(self, stats: &Stats, began: Instant) -> u64 {
+        match self {
+            // What waits for a slot on its way is no work that the others could do meanwhile: without the last term
+            // they would starve for events.
+            Pace::Backlog(waiting) => {
+                let counts = stats.counts();
+                counts.done + waiting + counts.deferred
+            }
+            Pace::Rate(rate) => {
+                let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                rate.saturating_mul(millis) / 1_000
+            }
+        }
+    }
+}
+
 /// The running stream.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -95,7 +124,8 @@ impl Load {
         bootstrap: &str,
         topics: &TopicSet,
         map: &SlotMap,
-        settings: &Settings,
+        users: u64,
+        pace: Pace,
         stats: Arc<Stats>,
     ) -> anyhow::Result<Load> {
         let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
@@ -107,18 +137,17 @@ impl Load {
             .set("message.timeout.ms", "60000")
             .create()?;
         let (stop, sent): (Arc<AtomicBool>, Arc<AtomicU64>) = Default::default();
-        let (users, pace) = (settings.users, Pace::of(settings));
         let (map, topic) = (map.clone(), topics.of(Source::Orders));
         let thread = std::thread::Builder::new().name("load".into()).spawn({
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
             move || {
-                let mut number = 0;
+                let (mut number, began) = (0, Instant::now());
                 while !stop.load(Ordering::Relaxed) {
-                    let due = pace.due(&stats);
-                    if number >= due {
+                    if number >= pace.due(&stats, began) {
                         std::thread::sleep(Duration::from_millis(2));
+                        continue;
                     }
-                    while number < due {
+                    for _ in 0..SENT_AT_ONCE {
                         send(&producer, &topic, &map, Numbered::new(number, users))?;
                         number += 1;
                     }
@@ -135,6 +164,11 @@ impl Load {
         self.thread.is_finished()
     }
 
+    /// A view of how many events were sent so far.
+    pub(crate) fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sent)
+    }
+
     /// How many events were sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
@@ -146,39 +180,6 @@ impl Load {
         let ended = tokio::task::spawn_blocking(move || self.thread.join()).await?;
         ended.map_err(|_| anyhow::anyhow!("the load panicked"))??;
         Ok(self.sent.load(Ordering::Relaxed))
-    }
-}
-
-/// When the next event is due.
-enum Pace {
-    /// As soon as fewer than so many wait.
-    Backlog(u64),
-    /// So many a second since then.
-    Rate(u64, Instant),
-}
-
-impl Pace {
-    fn of(settings: &Settings) -> Pace {
-        match settings.rate {
-            Some(rate) => Pace::Rate(rate, Instant::now()),
-            None => Pace::Backlog(settings.backlog),
-        }
-    }
-
-    /// How many events are to be sent by now, since the begin.
-    fn due(&self, stats: &Stats) -> u64 {
-        match self {
-            // What waits for a slot on its way is no work that the others could do meanwhile: without the last term
-            // they would starve for events.
-            Pace::Backlog(backlog) => {
-                let counts = stats.counts();
-                counts.done + backlog + counts.deferred
-            }
-            Pace::Rate(rate, since) => {
-                let events = u128::from(*rate) * since.elapsed().as_micros() / 1_000_000;
-                u64::try_from(events).unwrap_or(u64::MAX)
-            }
-        }
     }
 }
 

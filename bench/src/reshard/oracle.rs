@@ -11,7 +11,6 @@ use shardlane_sql::{CitusPath, Digest, Layout, Store, StoreOptions, digest};
 use uuid::Uuid;
 
 use super::load::{Numbered, user};
-use super::results::Settings;
 use crate::lab::connect;
 use crate::raw;
 
@@ -36,12 +35,8 @@ pub(crate) struct Found {
 
 impl Verdict {
     /// Reads every shard directly, not through the router.
-    pub(crate) async fn read(
-        urls: &[String],
-        settings: &Settings,
-        sent: u64,
-    ) -> anyhow::Result<Verdict> {
-        let index_of: HashMap<Uuid, u64> = (0..settings.users).map(|n| (user(n), n)).collect();
+    pub(crate) async fn read(urls: &[String], users: u64, sent: u64) -> anyhow::Result<Verdict> {
+        let index_of: HashMap<Uuid, u64> = (0..users).map(|n| (user(n), n)).collect();
         let mut fates = vec![Fate::default(); usize::try_from(sent)?];
         for url in urls {
             let client = connect(url).await?;
@@ -50,7 +45,7 @@ impl Verdict {
                 let (sequence, version): (String, i64) = (row.get(1), row.get(2));
                 let sequence: u64 = sequence.parse()?;
                 let index = index_of.get(&row.get(0)).copied();
-                let number = index.map(|n| Numbered::number_of(n, sequence, settings.users));
+                let number = index.map(|n| Numbered::number_of(n, sequence, users));
                 // What was never sent would be a row too many: the digest says so.
                 let Some(fate) = number.and_then(|n| fates.get_mut(usize::try_from(n).ok()?))
                 else {
@@ -86,11 +81,7 @@ impl Verdict {
 }
 
 /// The digest of the same events in one plain Postgres that nobody disturbed.
-pub(crate) async fn undisturbed(
-    settings: &Settings,
-    sent: u64,
-    map: &SlotMap,
-) -> anyhow::Result<Digest> {
+pub(crate) async fn undisturbed(users: u64, sent: u64, map: &SlotMap) -> anyhow::Result<Digest> {
     let servers = LayoutServers::start(Layout::Single, Durability::Fast, 1, &[]).await?;
     let database = servers.create("undisturbed", map, 1).await?;
     let options = StoreOptions {
@@ -100,7 +91,7 @@ pub(crate) async fn undisturbed(
     };
     let store = Store::connect(database.backend(CitusPath::Owner), options).await?;
     let stream: Vec<_> = (0..sent)
-        .map(|number| Numbered::new(number, settings.users).webhook())
+        .map(|number| Numbered::new(number, users).webhook())
         .collect();
     let lanes = Arc::new(raw::lanes(&stream, map)?);
     drop(stream);

@@ -14,6 +14,8 @@ use crate::world::{Offsets, World};
 
 /// Of so many users with a finding the history is told.
 const HISTORIES: usize = 2;
+/// Each in so many lines, around the first record that went wrong.
+const HISTORY_LINES: usize = 100;
 
 /// A record of the log with what it says and what it must have become.
 struct Place<'a> {
@@ -528,33 +530,41 @@ impl<'a> Check<'a> {
             }
         }
         for user in users {
-            let mut text = format!("  history of {user}:\n");
-            for place in self
-                .places
-                .iter()
-                .filter(|place| place.user() == Some(user))
-            {
-                let rows = place
-                    .said
-                    .as_ref()
-                    .and_then(|said| self.held.rows.get(&said.event));
-                let rows: Vec<String> = rows
-                    .into_iter()
-                    .flatten()
-                    .map(|row| format!("{} v{} on shard {}", row.outcome, row.version, row.shard))
-                    .collect();
-                let LogRecord {
-                    partition, offset, ..
-                } = *place.record;
-                let letter = self.letters.get(&(place.source, partition, offset));
-                let letter = letter.map_or(0, Vec::len);
-                text.push_str(&format!(
-                    "    {}: expected {:?}; rows {rows:?}, dead letters {letter}\n",
-                    place.name(),
-                    place.fate
-                ));
+            let of_user = |place: &&Place<'_>| place.user() == Some(user);
+            let places: Vec<&Place<'_>> = self.places.iter().filter(of_user).collect();
+            let findings = self.verdict.findings.iter();
+            let wrong = findings
+                .filter(|finding| finding.user == Some(user))
+                .find_map(|finding| {
+                    let names = |place: &&Place<'_>| finding.sentence.contains(&place.name());
+                    places.iter().position(names)
+                });
+            let begin = wrong.unwrap_or(0).saturating_sub(HISTORY_LINES / 2);
+            let mut text = format!("  history of {user}, from its record {begin} on:\n");
+            for place in places.into_iter().skip(begin).take(HISTORY_LINES) {
+                text.push_str(&self.line_of(place));
             }
             self.verdict.histories.push(text);
         }
+    }
+
+    fn line_of(&self, place: &Place<'_>) -> String {
+        let said = place.said.as_ref();
+        let rows = said.and_then(|said| self.held.rows.get(&said.event));
+        let rows: Vec<String> = rows
+            .into_iter()
+            .flatten()
+            .map(|row| format!("{} v{} on shard {}", row.outcome, row.version, row.shard))
+            .collect();
+        let LogRecord {
+            partition, offset, ..
+        } = *place.record;
+        let letters = self.letters.get(&(place.source, partition, offset));
+        format!(
+            "    {}: expected {:?}; rows {rows:?}, dead letters {}\n",
+            place.name(),
+            place.fate,
+            letters.map_or(0, Vec::len)
+        )
     }
 }

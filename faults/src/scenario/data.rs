@@ -46,7 +46,7 @@ pub(super) async fn duplicates(run: Run<'_>) -> anyhow::Result<Outcome> {
     send(&mut stage, &door, &webhooks).await?;
     let mut rng = ChaCha8Rng::seed_from_u64(run.seed);
     for _ in 0..2 {
-        stage.world.drain(&mut stage.crew).await?;
+        stage.drain().await?;
         stage.dismiss().await?;
         stage.crew = stage.world.crew(2).await?;
         for _ in 0..2 {

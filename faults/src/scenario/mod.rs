@@ -133,11 +133,11 @@ macro_rules! scenarios {
 
 scenarios! {
     "steady", 1, false, process::steady, "no fault: the control";
-    "kill", 4, false, process::kill, "kill -9 of a worker that has written and not committed";
-    "kill-before-write", 4, true, process::kill_before_write, "kill -9 when a batch is decoded";
-    "kill-written", 4, true, process::kill_written, "kill -9 between write and commit";
-    "kill-committed", 4, true, process::kill_committed, "kill -9 between commit and offset";
-    "kill-relayed", 4, true, process::kill_relayed, "kill -9 between a relay's publishing and its deleting";
+    "kill", 3, false, process::kill, "kill -9 of a worker that has written and not committed";
+    "kill-before-write", 3, true, process::kill_before_write, "kill -9 when a batch is decoded";
+    "kill-written", 3, true, process::kill_written, "kill -9 between write and commit";
+    "kill-committed", 3, true, process::kill_committed, "kill -9 between commit and offset";
+    "kill-relayed", 3, true, process::kill_relayed, "kill -9 between a relay's publishing and its deleting";
     "zombie", 2, false, process::zombie, "SIGSTOP until others have the partitions, and back";
     "sigterm", 3, false, process::sigterm, "SIGTERM under load";
     "joins-and-leaves", 2, false, process::joins_and_leaves, "two to eight workers come and go";

@@ -8,7 +8,7 @@ use super::{Outcome, Run};
 use crate::crew::Member;
 use crate::door::Door;
 use crate::load::{Load, LoadSettings, Sent};
-use crate::oracle::{Rules, judge};
+use crate::oracle::{Rules, Wrong, judge};
 use crate::webhook::Mixture;
 use crate::world::World;
 
@@ -26,6 +26,8 @@ pub struct Stage<'a> {
     pub outcome: Outcome,
     /// The sum of the counters of workers that ended in order.
     pub retries: u64,
+    /// Where partitions stood still, if they did.
+    stands_still: Option<String>,
     run: Run<'a>,
 }
 
@@ -48,6 +50,7 @@ impl<'a> Stage<'a> {
             sent: Vec::new(),
             outcome: Outcome::default(),
             retries: 0,
+            stands_still: None,
             run,
         })
     }
@@ -120,25 +123,37 @@ impl<'a> Stage<'a> {
     /// Stops the senders, and waits until all is quiet.
     ///
     /// # Errors
-    /// A partition that stands still.
+    /// A user who panicked, a worker that cannot be started.
     pub async fn finish_sending(&mut self) -> anyhow::Result<()> {
         if let Some(load) = self.load.take() {
             let mut sent = load.stop_at(self.run.sizes.events).await?;
             self.sent.append(&mut sent);
         }
-        let (_, ended) = self.world.drain(&mut self.crew).await?;
-        self.outcome.ended += ended;
+        self.drain().await
+    }
+
+    /// Waits until all is quiet. A partition that stands still is a finding.
+    ///
+    /// # Errors
+    /// A worker that cannot be started.
+    pub async fn drain(&mut self) -> anyhow::Result<()> {
+        let drained = self.world.drain(&mut self.crew).await?;
+        self.outcome.ended += drained.ended;
+        self.stands_still = self.stands_still.take().or(drained.stands_still);
         Ok(())
     }
 
     /// Stops the senders, waits until all is quiet, ends the workers, and asks the oracle.
     ///
     /// # Errors
-    /// A partition that stands still; a worker that does not end in order.
+    /// A worker that does not end in order.
     pub async fn end(mut self, rules: Rules, struck: &str) -> anyhow::Result<Outcome> {
         self.finish_sending().await?;
         self.dismiss().await?;
         self.outcome.verdict = judge(&self.world, &self.sent, rules).await?;
+        if let Some(still) = self.stands_still.take() {
+            self.outcome.verdict.add(Wrong::Lost, None, still);
+        }
         struck.clone_into(&mut self.outcome.struck);
         let events = self.outcome.verdict.events;
         ensure!(events > 0, "nothing was sent");

@@ -139,7 +139,8 @@ pub(crate) fn users_of(work: &Work<'_>, keys: &Keys<'_>) -> Vec<Uuid> {
     users
 }
 
-/// Which users' queues may move: a sweep's, and those of which an event of the batch opens what one of them waits for.
+/// Which users' queues may move: a sweep's, those of which an event of the batch opens what one of them waits for, and full
+/// ones, because what comes next to them depends on whether they can.
 pub(crate) fn may_move<'a>(work: &'a Work<'_>, parked: &[Parked]) -> impl Fn(Uuid) -> bool + 'a {
     let events = work.records.iter().map(|record| &record.event);
     let opened: HashSet<(Uuid, &str)> = if parked.is_empty() {
@@ -153,8 +154,13 @@ pub(crate) fn may_move<'a>(work: &'a Work<'_>, parked: &[Parked]) -> impl Fn(Uui
     let awaited = parked
         .iter()
         .filter(|it| opened.contains(&(it.user_id, it.order_id.as_str())));
+    let limit = work.rules.limits.park_rows_max;
+    let full = parked
+        .chunk_by(|a, b| (a.user_id, a.source) == (b.user_id, b.source))
+        .filter(|queue| queue.len() >= limit);
     let moving: HashSet<Uuid> = awaited
         .map(|it| it.user_id)
+        .chain(full.map(|queue| queue[0].user_id))
         .chain(work.swept.unwrap_or_default().iter().copied())
         .collect();
     move |user| moving.contains(&user)

@@ -9,8 +9,8 @@ use serde_json::json;
 use shardlane_domain::{Event, Source};
 use shardlane_sql::testing::TestDb;
 use shardlane_sql::{
-    Backend, EventOutcome, KeepLetters, Origin, ParkLimits, ParkedLetter, Record, RejectReason,
-    Store, StoreOptions, Swept,
+    Backend, ErrorClass, EventOutcome, KeepLetters, Origin, ParkLimits, ParkedLetter, Record,
+    RejectReason, Store, StoreOptions, Swept,
 };
 use uuid::Uuid;
 
@@ -371,4 +371,56 @@ async fn a_queue_is_bounded() {
     let report = apply(&none, &direct([early])).await.unwrap();
     assert_eq!(report.rejected[0].reason, RejectReason::TooEarly);
     assert_eq!(waiting(&db).await, 0);
+}
+
+/// What waits for another topic makes its partition wait when there is no more room, and is no dead letter: neither while
+/// the head waits for its order, nor when its order has come and only the rest of the queue was left behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_that_will_move_holds_its_partition() {
+    let Some(db) = Ground::SINGLE.db().await else {
+        return;
+    };
+    let backend = Backend::One {
+        url: db.urls()[0].clone(),
+    };
+    let park = ParkLimits {
+        park_rows_max: 2,
+        ..ParkLimits::default()
+    };
+    let options = StoreOptions {
+        park,
+        ..StoreOptions::default()
+    };
+    let store = Store::connect(backend, options).await.unwrap();
+    let user = user(45);
+    let disputes = |range: std::ops::Range<i64>| {
+        let events = range.clone().map(|nth| {
+            let status = if nth == 0 { "opened" } else { "updated" };
+            dispute(user, "o", &format!("d{nth}"), status, 20 + nth)
+        });
+        from_kafka(events, "disputes.webhooks", 0, range.start)
+    };
+    let is_held = async |records: Vec<Record>| {
+        let error = apply(&store, &records).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Held, "{error}");
+    };
+
+    apply(&store, &disputes(0..1)).await.unwrap();
+    is_held(disputes(1..3)).await;
+    // One is parked behind it while its order comes and releases what it sees.
+    let target = store.routes().target_of(user).unwrap();
+    let parking = disputes(1..2);
+    let parking = store.stage(target, &parking).await.unwrap();
+    let created = [order(user, "o", "e", "created", 10)];
+    let created = from_kafka(created, "orders.webhooks", 0, 0);
+    let report = apply(&store, &created).await.unwrap();
+    assert_eq!(report.released, 1, "{report:?}");
+    assert_eq!(parking.commit().await.unwrap().parked, 1);
+    let report = apply(&store, &disputes(2..3)).await.unwrap();
+    assert_eq!(report.parked, 1, "{report:?}");
+    is_held(disputes(3..4)).await;
+
+    assert_eq!(sweep(&store, Timestamp::now()).await.0.released, 2);
+    let report = apply(&store, &disputes(3..4)).await.unwrap();
+    assert_eq!((report.applied, waiting(&db).await), (1, 0), "{report:?}");
 }
