@@ -4,7 +4,6 @@ mod door;
 mod memory;
 mod retention;
 mod routing;
-mod routing;
 mod scatter;
 mod shard_down;
 mod study;
