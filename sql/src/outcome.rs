@@ -21,7 +21,7 @@ pub enum EventOutcome {
     Illegal,
     /// It waits in the table `parked`, or waited there within this batch.
     Parked,
-    /// It may not wait, because its queue is full: a dead letter.
+    /// It may not wait, because its queue is full, or is no event, or none that the database takes: a dead letter.
     DeadLettered,
 }
 

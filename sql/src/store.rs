@@ -154,11 +154,12 @@ impl Store {
     /// # Errors
     /// [`SqlError`], with nothing written; [`SqlError::class`] says what to do.
     pub async fn stage(&self, target: Target, records: &[Record]) -> Result<Staged, SqlError> {
-        self.stage_carrying(target, records, &|_| Carried::default())
+        self.stage_carrying(target, records, &[], &|_| Carried::default())
             .await
     }
 
     /// As [`Store::stage`], for records that carry a key and headers: `carried` is asked for those that are parked.
+    /// `dead` stood among the records and are dead letters already: they are counted, and the fence moves over them.
     ///
     /// # Errors
     /// As [`Store::stage`].
@@ -166,9 +167,10 @@ impl Store {
         &self,
         target: Target,
         records: &[Record],
+        dead: &[Origin],
         carried: &(dyn Fn(usize) -> Carried + Sync),
     ) -> Result<Staged, SqlError> {
-        self.stage_all(target, records, &[], carried, Drain::RELEASE)
+        self.stage_all(target, records, dead, carried, Drain::RELEASE)
             .await
     }
 

@@ -434,36 +434,27 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Offset <= fence <= end; what lies between fence and offset is dead. And each partition adds up.
+    /// Offset <= fence <= end. And each partition adds up: a record has one outcome, whatever it is.
     fn offsets_fit(&mut self, committed: &Offsets, fences: &Offsets, ends: &Offsets) {
         let mut counts: BTreeMap<(&'static str, i32), i64> = BTreeMap::new();
-        let mut dead: BTreeMap<(&'static str, i32), i64> = BTreeMap::new();
-        let mut last_alive: Offsets = Offsets::new();
         for place in &self.places {
             let key = (place.source, place.record.partition);
             *counts.entry(key).or_default() += 1;
-            *dead.entry(key).or_default() += i64::from(place.said.is_none());
-            if !matches!(place.fate, Fate::Dead("malformed" | "data")) || self.rules.unordered {
-                last_alive.insert(key, place.record.offset + 1);
-            }
         }
         for (key, end) in ends {
             let (fence, offset) = (fences.get(key).copied().unwrap_or(0), committed[key]);
-            let alive = last_alive.get(key).copied().unwrap_or(0);
             if fence > *end || offset > *end {
                 let sentence = format!("{key:?}: fence {fence}, offset {offset}, end {end}");
                 self.verdict.add(Wrong::Other, None, sentence);
             }
-            if !self.rules.unordered && fence < alive.min(offset) {
+            if !self.rules.unordered && fence < offset {
                 let sentence = format!("{key:?}: offset {offset} is past the fence {fence}");
                 self.verdict.add(Wrong::Other, None, sentence);
             }
-            let malformed = dead.get(key).copied().unwrap_or(0);
             let (counted, waiting) = self.held.outcomes.get(key).copied().unwrap_or_default();
-            if self.rules.parks && (counted + malformed, waiting) != (*end, 0) {
-                let sentence = format!(
-                    "{key:?}: {counted} outcomes, {malformed} malformed, {waiting} waiting, {end} records"
-                );
+            if self.rules.parks && (counted, waiting) != (*end, 0) {
+                let sentence =
+                    format!("{key:?}: {counted} outcomes, {waiting} waiting, {end} records");
                 self.verdict.add(Wrong::Other, None, sentence);
             }
             if counts.get(key).copied().unwrap_or(0) != *end {

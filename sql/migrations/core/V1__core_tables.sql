@@ -25,7 +25,8 @@ create table kafka_fence (
 ) with (fillfactor = 50); -- one row, updated with each batch: room for HOT updates
 
 -- What became of the records of a partition, counted in the transaction of their batch; see outcome.rs. A record is in
--- exactly one of the first seven columns. parked = released + expired + its rows in the table parked.
+-- exactly one of the first seven columns, what is no event too: over all shards their sum is the number of records.
+-- parked = released + expired + its rows in the table parked.
 -- user_id is the shard's anchor, as in kafka_fence.
 create table kafka_outcomes (
     user_id                          uuid    not null,
@@ -37,7 +38,7 @@ create table kafka_outcomes (
     stale                            bigint  not null,
     illegal                          bigint  not null,
     parked                           bigint  not null,
-    dead_lettered                    bigint  not null,
+    dead_lettered                    bigint  not null, -- no event, refused by the database, or its queue was full
     released                         bigint  not null, -- were parked, and are rows now
     expired                          bigint  not null, -- were parked, and are dead letters now
     primary key (user_id, topic, kafka_partition)

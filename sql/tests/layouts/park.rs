@@ -278,7 +278,7 @@ async fn an_event_that_is_too_early_for_too_long_is_a_dead_letter(ground: Ground
     };
     let target = store.target_of(user).unwrap();
     let staged = store
-        .stage_carrying(target, &records, &carried)
+        .stage_carrying(target, &records, &[], &carried)
         .await
         .unwrap();
     assert_eq!(staged.commit().await.unwrap().parked, 5);

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use shardlane_router::{PartitionId, RouteKey};
+use shardlane_router::{PartitionId, RouteKey, Slot, anchor_uuid};
 use shardlane_sql::{Origin, Record, Routes, Target};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::fence::Known;
-use super::{Fences, Lane, Pair, bytes};
-use crate::dead_letter::{MALFORMED, Reason};
+use super::part::{Decoded, Malformed};
+use super::{Fences, Lane, bytes};
 use crate::error::WorkerError;
 use crate::record::RawRecord;
 use crate::stats::Stats;
@@ -108,58 +108,52 @@ impl Lane {
         }
     }
 
-    /// Decodes a batch. What is no event is a dead letter before this returns; `None`: closed before that.
-    pub(super) async fn decode(
-        &self,
-        batch: Vec<RawRecord>,
-    ) -> Result<Option<Vec<Pair>>, WorkerError> {
-        let (map, counters) = (&self.shared.settings.map, self.counters());
-        let mut events = Vec::with_capacity(batch.len());
-        let mut malformed = Vec::new();
+    /// Decodes a batch.
+    pub(super) fn decode(&self, batch: Vec<RawRecord>) -> Vec<Decoded> {
+        let map = &self.shared.settings.map;
+        let mut stand_in = None;
         let mut misrouted = 0;
-        for raw in batch {
-            let event = match raw.decode(self.source) {
-                Ok(event) => event,
-                Err(error) => {
-                    let sentence = error.to_string();
-                    let reason = Reason {
-                        class: MALFORMED,
-                        sentence,
-                        attempts: 1,
-                    };
-                    malformed.push((raw, reason));
-                    continue;
-                }
-            };
-            if map.partition_for(&RouteKey::Uuid(event.user_id)) != PartitionId(self.partition) {
-                misrouted += 1;
-            }
+        let decode = |raw: RawRecord| {
             let origin = Origin {
                 topic: Arc::clone(&self.topic),
                 partition: self.partition,
                 offset: raw.offset,
             };
-            let record = Record {
-                event,
-                origin: Some(origin),
-            };
-            events.push((record, raw));
-        }
-        if !malformed.is_empty() {
-            let letters: Vec<(&RawRecord, Reason)> = malformed
-                .iter()
-                .map(|(raw, reason)| (raw, reason.clone()))
-                .collect();
-            let mut retry = self.retry();
-            while let Err(error) = self.publish_dead(&letters).await {
-                if !self.wait(&mut retry, &error).await {
-                    return Ok(None);
+            let event = match raw.decode(self.source) {
+                Ok(event) => event,
+                Err(error) => {
+                    let user = raw.key_user();
+                    return Decoded::Malformed(Malformed {
+                        user: user
+                            .unwrap_or_else(|| *stand_in.get_or_insert_with(|| self.stand_in())),
+                        origin,
+                        sentence: error.to_string(),
+                        raw,
+                    });
                 }
+            };
+            if map.partition_for(&RouteKey::Uuid(event.user_id)) != PartitionId(self.partition) {
+                misrouted += 1;
             }
-            Stats::add(&counters.malformed, letters.len());
-        }
-        Stats::add(&counters.misrouted, misrouted);
-        Ok(Some(events))
+            let origin = Some(origin);
+            Decoded::Event(Record { event, origin }, raw)
+        };
+        let decoded = batch.into_iter().map(decode).collect();
+        Stats::add(&self.counters().misrouted, misrouted);
+        decoded
+    }
+
+    /// Whom a record counts for that names no user: nobody, in the lowest slot of the partition. That is where its
+    /// events go anyway, so no other shard can hold the lane up, and it is the same after a restart.
+    fn stand_in(&self) -> Uuid {
+        let snapshot = self.shared.settings.map.snapshot();
+        let (map, partition) = (snapshot.document.map(), PartitionId(self.partition));
+        let of_partition = |slot: &Slot| map.partition_of(*slot) == partition;
+        // A partition without slots has records of foreign producers only.
+        let slot = Slot::all().find(of_partition).or(Slot::all().next());
+        slot.map_or(Uuid::nil(), |slot| {
+            anchor_uuid(map.hash(), &slot.key_range())
+        })
     }
 }
 

@@ -108,9 +108,7 @@ impl Lane {
             }
             caught_up += piece.len();
             Stats::add(&self.shared.stats.counters.caught_up, piece.len());
-            let Some(mut events) = self.decode(piece).await? else {
-                return Ok(false);
-            };
+            let mut events = self.decode(piece);
             while !events.is_empty() {
                 let Some(frozen) = self.process(events, fences).await? else {
                     return Ok(false);

@@ -1,17 +1,17 @@
 //! A batch's events to their shards, each group through transactions of its own.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use shardlane_sql::mutants::{self, Mutant, Point};
-use shardlane_sql::{ErrorClass, Record, Report, Routes, SqlError, Target};
+use shardlane_sql::{ErrorClass, Report, Routes, SqlError, Target};
 use tracing::Instrument as _;
 
 use super::batch::is_covered;
 use super::fence::{Known, Read};
+use super::part::{Decoded, Group, Part};
 use super::retry::Failure;
-use super::{Fences, Lane, Pair};
+use super::{Fences, Lane};
 use crate::breaker::Pass;
 use crate::dead_letter::Reason;
 use crate::error::WorkerError;
@@ -29,22 +29,22 @@ enum GroupEnd {
     /// The lane was closed before all of it was done.
     Closed,
     /// The target no longer takes these.
-    Rerouted(Vec<Pair>, SqlError),
+    Rerouted(Vec<Decoded>, SqlError),
 }
 
 impl Lane {
-    /// Takes events to their shards. Back come those whose slot is frozen, in order; `None`: the lane was closed
-    /// before all was done.
+    /// Takes records to their shards, also those that are no events: they are counted there. Back come those whose slot
+    /// is frozen, in order; `None`: the lane was closed before all was done.
     ///
     /// All groups of a round are routed by one snapshot, and the next round begins when all have ended: a fence may
     /// then speak for every event that its target's snapshot gave it.
     pub(super) async fn process(
         &self,
-        mut events: Vec<Pair>,
+        mut events: Vec<Decoded>,
         fences: &mut Fences,
-    ) -> Result<Option<Vec<Pair>>, WorkerError> {
+    ) -> Result<Option<Vec<Decoded>>, WorkerError> {
         let mut reroutes = self.reroutes();
-        let seen = events.last().map_or(0, |(_, raw)| raw.offset + 1);
+        let seen = events.last().map_or(0, |it| it.raw().offset + 1);
         loop {
             let (routes, round) = (self.shared.store.routes(), Instant::now());
             match self
@@ -60,7 +60,7 @@ impl Lane {
                     continue;
                 }
             }
-            let hold_back = routes.hold_back(events.iter().map(|(record, _)| record.event.user_id));
+            let hold_back = routes.hold_back(events.iter().map(Decoded::user));
             let grouped = group(&routes, events, fences);
             let mut rest = grouped.frozen;
             Stats::add(&self.counters().fenced, grouped.covered);
@@ -83,7 +83,7 @@ impl Lane {
                     }
                 }
             }
-            rest.sort_unstable_by_key(|(_, raw)| raw.offset);
+            rest.sort_unstable_by_key(|it| it.raw().offset);
             if hold_back > 0.0 {
                 let pause = round.elapsed().mul_f64(hold_back).min(HOLD_BACK_MAX);
                 if !self.pause(pause).await {
@@ -106,25 +106,24 @@ impl Lane {
         &self,
         routes: &Routes,
         target: Target,
-        group: Vec<Pair>,
+        mut group: Group,
     ) -> Result<GroupEnd, WorkerError> {
-        let next = group.last().map_or(0, |(_, raw)| raw.offset + 1);
-        let (mut records, mut raws): (Vec<Record>, Vec<RawRecord>) = group.into_iter().unzip();
+        let next = group.next();
         let counters = &self.shared.stats.counters;
         let mut retry = self.retry();
         let mut attempts = 1;
-        // The next range is at the end.
-        let mut work = Vec::new();
-        work.push(0..records.len());
-        while let Some(range) = work.pop() {
-            let (part, raw_part) = (&records[range.clone()], &raws[range.clone()]);
+        // The next part is at the end.
+        let mut work = vec![group.all()];
+        while let Some(part) = work.pop() {
             let Some(pass) = self.pass(target.shard()).await else {
                 return Ok(GroupEnd::Closed);
             };
-            let error = match self.apply(pass, target, part, raw_part, attempts).await {
+            let error = match self.apply(pass, target, &group, &part, attempts).await {
                 Ok(report) => {
                     let way = self.shared.store.way(routes, target);
-                    self.shared.stats.batch(self.source, way, &report, part);
+                    let records = &group.records[part.events.clone()];
+                    self.shared.stats.batch(self.source, way, &report, records);
+                    Stats::add(&self.counters().malformed, part.len() - records.len());
                     retry = self.retry();
                     attempts = 1;
                     continue;
@@ -132,10 +131,10 @@ impl Lane {
                 Err(error) => error,
             };
             match error.class() {
-                ErrorClass::Data | ErrorClass::Held if range.len() > 1 => {
-                    let middle = range.start + range.len() / 2;
-                    work.push(middle..range.end);
-                    work.push(range.start..middle);
+                ErrorClass::Data | ErrorClass::Held if part.events.len() > 1 => {
+                    let (first, second) = group.halves(&part);
+                    work.push(second);
+                    work.push(first);
                 }
                 ErrorClass::Transient | ErrorClass::Held => {
                     Stats::add(&counters.retries, 1);
@@ -144,28 +143,21 @@ impl Lane {
                         return Ok(GroupEnd::Closed);
                     }
                     if mutants::is(Mutant::RetryOvertakes) {
-                        records[range.clone()].rotate_left(range.len() / 2);
-                        raws[range.clone()].rotate_left(range.len() / 2);
+                        let middle = part.events.len() / 2;
+                        group.records[part.events.clone()].rotate_left(middle);
+                        group.raws[part.events.clone()].rotate_left(middle);
                     }
-                    work.push(range);
+                    work.push(part);
                 }
                 ErrorClass::Data => {
                     let sentence = error.to_string();
-                    let letter = (
-                        &raws[range.start],
-                        Reason {
-                            class: "data",
-                            sentence,
-                            attempts,
-                        },
-                    );
-                    match self.bury(target, &records[range.start], letter).await {
-                        Ok(()) => Stats::add(&self.counters().malformed, 1),
+                    match self.bury(target, &group, &part, sentence, attempts).await {
+                        Ok(()) => Stats::add(&self.counters().malformed, part.len()),
                         Err(error) => {
                             if !self.wait(&mut retry, &error).await {
                                 return Ok(GroupEnd::Closed);
                             }
-                            work.push(range);
+                            work.push(part);
                         }
                     }
                 }
@@ -173,26 +165,24 @@ impl Lane {
                     Stats::add(&counters.zombie_refusals, 1);
                     match self.read_applied(target, next).await? {
                         Read::Applied(applied) => {
-                            let fence = applied.fence.unwrap_or(0);
-                            let covered =
-                                raws[range.clone()].partition_point(|raw| raw.offset < fence);
-                            Stats::add(&self.counters().fenced, covered);
-                            if range.start + covered < range.end {
-                                work.push(range.start + covered..range.end);
+                            let left = group.from(&part, applied.fence.unwrap_or(0));
+                            Stats::add(&self.counters().fenced, part.len() - left.len());
+                            if left.len() > 0 {
+                                work.push(left);
                             }
                         }
                         Read::Closed => return Ok(GroupEnd::Closed),
                         Read::Rerouted(error) => {
-                            work.push(range);
-                            return Ok(rerouted(records, raws, &work, error));
+                            work.push(part);
+                            return Ok(GroupEnd::Rerouted(group.into_parts(&work), error));
                         }
                     }
                 }
                 ErrorClass::Rerouted => match error {
                     Failure::Sql(error) => {
                         tracing::info!(topic = %self.topic, partition = self.partition, "routing anew: {error}");
-                        work.push(range);
-                        return Ok(rerouted(records, raws, &work, error));
+                        work.push(part);
+                        return Ok(GroupEnd::Rerouted(group.into_parts(&work), error));
                     }
                     Failure::Away(_) | Failure::DeadLetter(_) | Failure::LogEnd(_) => {
                         return Err(error.into());
@@ -204,36 +194,34 @@ impl Lane {
         Ok(GroupEnd::Done(target, next))
     }
 
-    /// One transaction. What it rejects is a dead letter before it commits.
+    /// One transaction. What is no event, and what it rejects, is a dead letter before it commits.
     async fn apply(
         &self,
         pass: Pass,
         target: Target,
-        records: &[Record],
-        raws: &[RawRecord],
+        group: &Group,
+        part: &Part,
         attempts: u32,
     ) -> Result<Report, Failure> {
         mutants::reached(Point::BeforeWrite).await;
+        let raws = &group.raws[part.events.clone()];
+        let (records, dead) = (&group.records[part.events.clone()], group.dead(part));
         let carried = |index: usize| sweep::carried(&raws[index]);
         let store = &self.shared.store;
-        let staged = store.stage_carrying(target, records, &carried).await;
+        let staged = store.stage_carrying(target, records, &dead, &carried).await;
         let staged = self.answer(pass, staged)?;
-        let letters: Vec<(&RawRecord, Reason)> = staged
-            .report()
-            .rejected
-            .iter()
-            .map(|rejected| {
-                let (class, sentence) = (rejected.reason.class(), rejected.reason.to_string());
-                (
-                    &raws[rejected.index],
-                    Reason {
-                        class,
-                        sentence,
-                        attempts,
-                    },
-                )
-            })
-            .collect();
+        let rejected = staged.report().rejected.iter().map(|rejected| {
+            let (class, sentence) = (rejected.reason.class(), rejected.reason.to_string());
+            let reason = Reason {
+                class,
+                sentence,
+                attempts,
+            };
+            (&raws[rejected.index], reason)
+        });
+        let mut letters: Vec<(&RawRecord, Reason)> = rejected.collect();
+        letters.extend(group.letters(part, attempts));
+        letters.sort_by_key(|(raw, _)| raw.offset);
         self.publish_dead(&letters).await?;
         sweep::publish(&self.shared, &staged.report().letters).await?;
         mutants::reached(Point::Written).await;
@@ -242,27 +230,33 @@ impl Lane {
         Ok(staged.commit().instrument(span).await?)
     }
 
-    /// Publishes a record that the database refuses, and counts it there.
+    /// Publishes a record that the database refuses, with those that are no events around it, and counts them there.
     async fn bury(
         &self,
         target: Target,
-        record: &Record,
-        letter: (&RawRecord, Reason),
+        group: &Group,
+        part: &Part,
+        sentence: String,
+        attempts: u32,
     ) -> Result<(), Failure> {
-        self.publish_dead(&[letter]).await?;
-        let staged = self
-            .shared
-            .store
-            .stage_dead(target, record.origin.as_slice())
-            .await?;
+        let (mut letters, mut dead) = (group.letters(part, attempts), group.dead(part));
+        for index in part.events.clone() {
+            let reason = Reason {
+                class: "data",
+                sentence: sentence.clone(),
+                attempts,
+            };
+            letters.push((&group.raws[index], reason));
+            dead.extend(group.records[index].origin.clone());
+        }
+        letters.sort_by_key(|(raw, _)| raw.offset);
+        self.publish_dead(&letters).await?;
+        let staged = self.shared.store.stage_dead(target, &dead).await?;
         staged.commit().await?;
         Ok(())
     }
 
-    pub(super) async fn publish_dead(
-        &self,
-        letters: &[(&RawRecord, Reason)],
-    ) -> Result<(), Failure> {
+    async fn publish_dead(&self, letters: &[(&RawRecord, Reason)]) -> Result<(), Failure> {
         if letters.is_empty() || mutants::is(Mutant::DeadLetterSwallowed) {
             return Ok(());
         }
@@ -274,62 +268,47 @@ impl Lane {
     }
 }
 
-/// Events by target, each group in order.
+/// Records by target.
 #[derive(Default)]
 struct Grouped {
-    groups: Vec<(Target, Vec<Pair>)>,
+    groups: Vec<(Target, Group)>,
     /// Those whose slot is frozen.
-    frozen: Vec<Pair>,
+    frozen: Vec<Decoded>,
     /// How many a fence covers.
     covered: usize,
 }
 
-/// Where these events go: with aligned partitions to one target.
-fn targets_of(routes: &Routes, events: &[Pair]) -> Vec<Target> {
+/// Where these records go: with aligned partitions to one target.
+fn targets_of(routes: &Routes, records: &[Decoded]) -> Vec<Target> {
     let mut targets = Vec::new();
-    for (record, _) in events {
-        let target = routes.target_of(record.event.user_id);
+    for record in records {
+        let target = routes.target_of(record.user());
         targets.extend(target.filter(|target| !targets.contains(target)));
     }
     targets
 }
 
-fn group(routes: &Routes, events: Vec<Pair>, fences: &Fences) -> Grouped {
+fn group(routes: &Routes, records: Vec<Decoded>, fences: &Fences) -> Grouped {
     let mut grouped = Grouped::default();
-    for (record, raw) in events {
-        let user = record.event.user_id;
-        let Some(target) = routes.target_of(user) else {
-            grouped.frozen.push((record, raw));
+    for record in records {
+        let Some(target) = routes.target_of(record.user()) else {
+            grouped.frozen.push(record);
             continue;
         };
-        // Only a record without a key, or one that was routed anew, can be covered here.
-        if is_covered(routes, user, raw.offset, fences) {
+        // Only a record whose key names no user, or one that was routed anew, can be covered here.
+        if is_covered(routes, record.user(), record.raw().offset, fences) {
             grouped.covered += 1;
             continue;
         }
         let groups = &mut grouped.groups;
         match groups.iter_mut().find(|(known, _)| *known == target) {
-            Some((_, group)) => group.push((record, raw)),
-            None => groups.push((target, vec![(record, raw)])),
+            Some((_, group)) => group.push(record),
+            None => {
+                let mut group = Group::default();
+                group.push(record);
+                groups.push((target, group));
+            }
         }
     }
     grouped
-}
-
-/// The part of a group that is not done, for the next round.
-fn rerouted(
-    records: Vec<Record>,
-    raws: Vec<RawRecord>,
-    work: &[Range<usize>],
-    error: SqlError,
-) -> GroupEnd {
-    let left = |index| work.iter().any(|range| range.contains(&index));
-    let pairs = records.into_iter().zip(raws).enumerate();
-    GroupEnd::Rerouted(
-        pairs
-            .filter(|(index, _)| left(*index))
-            .map(|(_, pair)| pair)
-            .collect(),
-        error,
-    )
 }

@@ -4,6 +4,7 @@ mod batch;
 mod catch_up;
 mod fence;
 mod group;
+mod part;
 mod reroute;
 mod retry;
 
@@ -17,12 +18,13 @@ use rdkafka::{Offset, TopicPartitionList};
 use shardlane_domain::Source;
 use shardlane_router::Epoch;
 use shardlane_sql::mutants::{self, Mutant};
-use shardlane_sql::{Applied, Record, Store, Target};
+use shardlane_sql::{Applied, Store, Target};
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span};
 
 use self::batch::Batch;
 pub(crate) use self::batch::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX};
+use self::part::Decoded;
 use crate::breaker::Breakers;
 use crate::consumer::Context;
 use crate::dead_letter::DeadLetters;
@@ -86,9 +88,6 @@ impl Drop for Deferred {
 /// How far each target has applied the lane's partition.
 type Fences = HashMap<Target, Applied>;
 
-/// A decoded record with the raw one that it came from, which a dead letter needs.
-type Pair = (Record, RawRecord);
-
 impl Lane {
     /// Runs until the lane is closed.
     pub(crate) async fn run(
@@ -99,7 +98,7 @@ impl Lane {
         let mut left = Vec::new();
         // Records of slots that are on their way to another shard, in order. The others go on meanwhile; the offset
         // stays at the oldest of these.
-        let mut frozen: Vec<Pair> = Vec::new();
+        let mut frozen: Vec<Decoded> = Vec::new();
         let mut deferred = Deferred::new(Arc::clone(&self.shared.stats));
         let lag = self.shared.stats.lags.of_lane(&self.topic, self.partition);
         let (mut next, mut seen) = (None, Epoch(0));
@@ -125,17 +124,13 @@ impl Lane {
             }
             seen = epoch;
             let accepted = |record: &RawRecord| record.received_at;
-            let waiting = frozen.first().map(|(_, raw)| raw);
+            let waiting = frozen.first().map(Decoded::raw);
             lag.begins(waiting.or(batch.records.first()).map(accepted));
             let last = batch.records.last().map(accepted);
             let taken = batch.records.len() + frozen.len();
-            let held = bytes(&batch.records) + bytes(frozen.iter().map(|(_, raw)| raw));
+            let held = bytes(&batch.records) + bytes(frozen.iter().map(Decoded::raw));
             let span = self.span(&batch.records);
-            let decoded = self.decode(batch.records).instrument(span.clone());
-            let Some(events) = decoded.await? else {
-                break;
-            };
-            frozen.extend(events);
+            frozen.extend(span.in_scope(|| self.decode(batch.records)));
             if mutants::is(Mutant::CommitBeforeWrite)
                 && let Some(next) = next
             {
@@ -147,13 +142,13 @@ impl Lane {
             };
             frozen = waiting;
             deferred.set(frozen.len());
-            let oldest = frozen.first().map(|(_, raw)| raw.offset);
+            let oldest = frozen.first().map(|it| it.raw().offset);
             if let Some(done) = oldest.or(next) {
                 self.progress.set_done(done);
             }
-            let left = frozen.first().map(|(_, raw)| accepted(raw));
+            let left = frozen.first().map(|it| accepted(it.raw()));
             lag.ended(oldest.or(next), last, left);
-            let left = bytes(frozen.iter().map(|(_, raw)| raw));
+            let left = bytes(frozen.iter().map(Decoded::raw));
             self.progress.release(held - left);
             Stats::add(&self.counters().done, taken - frozen.len());
         }

@@ -6,6 +6,7 @@
 mod audit;
 mod bad_input;
 mod catch_up;
+mod commits;
 mod dlq;
 mod events;
 mod feed;
