@@ -6,6 +6,7 @@ mod direct;
 mod kafka;
 mod protection;
 mod server;
+mod shard_away;
 mod signed;
 mod support;
 mod unprocessable;
