@@ -111,6 +111,7 @@ impl Context {
         for (key, progress) in ends {
             add_uncommitted(&mut done, &key, &progress);
         }
+        self.commit_ends_within(LAST_COMMIT_MAX);
         self.commit_within(done, LAST_COMMIT_MAX);
     }
 
@@ -142,27 +143,64 @@ impl Context {
         tracing::warn!("commit at hand-over: {error}; the next owner begins earlier");
     }
 
-    /// Commits what all lanes have done, in one request, unless one is under way.
-    pub(crate) fn commit_done(&self, consumer: &BaseConsumer<Context>) -> Result<(), KafkaError> {
+    /// Commits what all lanes have done, in one request, unless one is under way. A thread waits for the answer: that of
+    /// [`CommitMode::Async`] goes to a C callback which rust-rdkafka does not set, so nobody would hear of it.
+    pub(crate) fn commit_done(&self) {
         let now = Instant::now();
         let mut lanes = self.lanes();
         let due = lanes.commits.due(now, self.shared.settings.commit_repeat);
         if due == Due::No {
-            return Ok(());
+            return;
         }
         let mut offsets = TopicPartitionList::new();
         for (key, lane) in &lanes.open {
             add_uncommitted(&mut offsets, key, &lane.progress);
         }
-        if offsets.count() == 0 {
-            return Ok(());
-        }
+        let consumer = self.consumer.get().and_then(Weak::upgrade);
+        let Some(consumer) = consumer.filter(|_| offsets.count() > 0) else {
+            return;
+        };
         if due == Due::Again {
             Stats::add(&self.shared.stats.counters.commit_repeats, offsets.count());
         }
-        lanes.commits.sent(now);
+        lanes.commits.sent();
         drop(lanes);
-        consumer.commit(&offsets, CommitMode::Async)
+        let commit = move || {
+            let result = consumer.commit(&offsets, CommitMode::Sync);
+            consumer.context().answered(&offsets, result);
+        };
+        let thread = std::thread::Builder::new().name("shardlane-commit".into());
+        if let Err(error) = thread.spawn(commit) {
+            tracing::warn!("no thread for an offset commit: {error}");
+            self.lanes().commits.answered(now, true);
+        }
+    }
+
+    /// The broker's answer to a commit: an error if one of its partitions was refused.
+    fn answered(&self, offsets: &TopicPartitionList, result: KafkaResult<()>) {
+        let mut lanes = self.lanes();
+        lanes.commits.answered(Instant::now(), result.is_err());
+        if let Err(error) = result {
+            let counter = &self.shared.stats.counters.commit_failures;
+            Stats::add(counter, offsets.count());
+            tracing::warn!("offset commits were refused: {error}");
+            return;
+        }
+        for element in offsets.elements() {
+            let key = (Arc::from(element.topic()), element.partition());
+            // A partition that is not ours any more has no lane.
+            if let (Offset::Offset(next), Some(lane)) = (element.offset(), lanes.open.get(&key)) {
+                lane.progress.acknowledged(next);
+            }
+        }
+    }
+
+    /// Waits for the commit that is under way: one that is sent later must not come before it.
+    fn commit_ends_within(&self, max: Duration) {
+        let deadline = Instant::now() + max;
+        while self.lanes().commits.is_under_way() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
@@ -241,27 +279,6 @@ impl ConsumerContext for Context {
                 tracing::warn!("partitions could not be resumed after assignment: {error}");
             }
         }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let mut lanes = self.lanes();
-        let mut refused = result.is_err();
-        for element in offsets.elements() {
-            let key = (Arc::from(element.topic()), element.partition());
-            let error = element.error().err().or(result.clone().err());
-            if let Some(error) = &error {
-                refused = true;
-                Stats::add(&self.shared.stats.counters.commit_failures, 1);
-                tracing::warn!(topic = %key.0, partition = key.1, "an offset commit was refused: {error}");
-            }
-            // A partition that is not ours any more has no lane.
-            if let (None, Offset::Offset(next), Some(lane)) =
-                (error, element.offset(), lanes.open.get(&key))
-            {
-                lane.progress.acknowledged(next);
-            }
-        }
-        lanes.commits.answered(Instant::now(), refused);
     }
 }
 

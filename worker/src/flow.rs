@@ -153,8 +153,8 @@ impl Progress {
 /// pile up in the client without bound, and each hand-over would wait for all of them.
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
-    /// When the request was sent that nobody has answered.
-    sent: Option<Instant>,
+    /// A request was sent, and its answer has not come. It comes, if only as an error.
+    under_way: bool,
     /// When the last answer came, if that was a refusal.
     refused: Option<Instant>,
 }
@@ -164,34 +164,31 @@ pub(crate) struct Commits {
 pub(crate) enum Due {
     No,
     Yes,
-    /// The request before was refused, or never answered.
+    /// The request before was refused.
     Again,
 }
 
 impl Commits {
-    /// After a refusal it is due again when `patience` is over; ten times that where the broker has not answered: the
-    /// request may wait behind the consumer's request to join, and more of them would wait there too.
+    /// After a refusal it is due again when `patience` is over.
     pub(crate) fn due(&self, now: Instant, patience: Duration) -> Due {
-        let over = |since: Instant, patience| {
-            if now.saturating_duration_since(since) >= patience {
-                Due::Again
-            } else {
-                Due::No
-            }
-        };
-        match (self.sent, self.refused) {
-            (Some(sent), _) => over(sent, patience * 10),
-            (None, Some(refused)) => over(refused, patience),
-            (None, None) => Due::Yes,
+        match self.refused {
+            _ if self.under_way => Due::No,
+            None => Due::Yes,
+            Some(refused) if now.saturating_duration_since(refused) >= patience => Due::Again,
+            Some(_) => Due::No,
         }
     }
 
-    pub(crate) fn sent(&mut self, now: Instant) {
-        self.sent = Some(now);
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.under_way
+    }
+
+    pub(crate) fn sent(&mut self) {
+        self.under_way = true;
     }
 
     pub(crate) fn answered(&mut self, now: Instant, refused: bool) {
-        self.sent = None;
+        self.under_way = false;
         self.refused = refused.then_some(now);
     }
 }
@@ -227,21 +224,20 @@ mod tests {
     }
 
     #[test]
-    fn one_request_at_a_time_and_a_refusal_is_repeated_sooner_than_a_silence() {
+    fn one_request_at_a_time_and_a_refusal_is_repeated_after_a_while() {
         let patience = Duration::from_secs(1);
         let (began, mut commits) = (Instant::now(), Commits::default());
         let at = |seconds| began + Duration::from_secs(seconds);
         assert_eq!(commits.due(began, patience), Due::Yes);
-        commits.sent(began);
-        assert_eq!(commits.due(at(9), patience), Due::No, "an answer may come");
-        assert_eq!(commits.due(at(10), patience), Due::Again);
-        commits.answered(at(10), true);
-        assert_eq!(commits.due(at(10), patience), Due::No, "not at once again");
-        assert_eq!(commits.due(at(11), patience), Due::Again);
-        commits.sent(at(11));
-        assert_eq!(commits.due(at(12), patience), Due::No);
-        commits.answered(at(12), false);
-        assert_eq!(commits.due(at(12), patience), Due::Yes);
+        commits.sent();
+        assert_eq!(commits.due(at(100), patience), Due::No, "an answer comes");
+        commits.answered(at(100), true);
+        assert_eq!(commits.due(at(100), patience), Due::No, "not at once again");
+        assert_eq!(commits.due(at(101), patience), Due::Again);
+        commits.sent();
+        assert_eq!(commits.due(at(102), patience), Due::No);
+        commits.answered(at(102), false);
+        assert_eq!(commits.due(at(102), patience), Due::Yes);
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Poller {
             }
             self.resume_lanes()?;
             self.ask_ends();
-            self.commit_done()?;
+            self.commit_done();
             self.lane_error()?;
             if watchdog.is_due() && watchdog.look(&self.idle(), &self.consumer, &self.runtime) {
                 return Ok(End::Stalled);
@@ -140,12 +140,12 @@ impl Poller {
         self.ends.ask(paused, &self.consumer, lags, &self.runtime);
     }
 
-    fn commit_done(&mut self) -> Result<(), KafkaError> {
+    fn commit_done(&mut self) {
         if Instant::now() < self.next_commit {
-            return Ok(());
+            return;
         }
         self.next_commit = Instant::now() + COMMIT_INTERVAL;
-        self.consumer.context().commit_done(&self.consumer)
+        self.consumer.context().commit_done();
     }
 
     /// The partitions whose lanes hold nothing: no database and no frozen slot keeps them from going on.

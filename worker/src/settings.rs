@@ -42,7 +42,7 @@ pub struct WorkerSettings {
     pub session_timeout: Duration,
     /// How often the topics are looked at for new partitions.
     pub metadata_refresh: Duration,
-    /// An offset commit that was refused is repeated after this time, one without an answer after ten times this.
+    /// An offset commit that was refused is repeated after this time.
     pub commit_repeat: Duration,
     /// A partition that has records and gives none for this long, to a lane that waits for some, has its consumer made
     /// anew.

@@ -110,7 +110,7 @@ counters!(
     inbox_visits,
     /// Offset commits that the broker refused, a partition.
     commit_failures,
-    /// Offset commits that were repeated because they were refused or never answered, a partition.
+    /// Offset commits that were repeated because they were refused, a partition.
     commit_repeats,
     /// Times that partitions were given to this worker or taken from it.
     rebalances,

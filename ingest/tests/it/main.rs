@@ -9,6 +9,7 @@ mod kafka;
 mod payments;
 mod protection;
 mod server;
+mod shard_away;
 mod signed;
 mod support;
 mod unprocessable;
