@@ -6,6 +6,7 @@
 mod capacity;
 mod cpu;
 pub mod results;
+mod slow;
 mod steps;
 
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use crate::load::{LoadOptions, run as run_load};
 use crate::machine::{commit, describe};
 use crate::routing::results::Spread;
 use crate::stream::{StreamSettings, Webhook, generate};
-use results::{Capacity, CapacityRun, DoorResults, DoorSettings, Step, Way, goals};
+use results::{Capacity, CapacityRun, DoorResults, DoorSettings, Slow, Step, Way, goals};
 
 /// How long a record may wait for the broker.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +41,8 @@ const STEP_REQUESTS: usize = 20_000;
 const WARM_UP_RECORDS: usize = 50;
 /// How long a worker may take to have them in the database.
 const JOIN_MAX: Duration = Duration::from_secs(60);
+/// Requests a second beside slow sockets.
+const SLOW_RATE: f64 = 200.0;
 /// Of a capacity run, before it counts.
 const WARM_UP: f64 = 0.25;
 
@@ -123,6 +126,8 @@ pub async fn run(settings: &DoorSettings, command: &str) -> anyhow::Result<DoorR
         &format!("open loop, {rate:.0}/s for {} s", settings.open_seconds),
     );
     let open = ground.open_loop(rate).await?;
+    say(&progress, "slow sockets");
+    let slow = ground.beside_slow_sockets(&kafka).await?;
     progress.finish_and_clear();
     let steps: Vec<Step> = steps
         .into_iter()
@@ -131,7 +136,7 @@ pub async fn run(settings: &DoorSettings, command: &str) -> anyhow::Result<DoorR
             cpu_us: Spread::of(us),
         })
         .collect();
-    let goals = goals(&capacity, &steps, &open);
+    let goals = goals(&capacity, &steps, &open, &slow);
     // Before their broker stops, of which they would complain.
     drop((kafka, discarding));
     ground.close();
@@ -147,6 +152,7 @@ pub async fn run(settings: &DoorSettings, command: &str) -> anyhow::Result<DoorR
         capacity,
         steps,
         open,
+        slow: Some(slow),
         goals,
     })
 }
@@ -227,6 +233,8 @@ impl Ground {
     async fn open(&self, publisher: &Publisher) -> anyhow::Result<Door> {
         let settings = IngestSettings {
             listen: ([127, 0, 0, 1], 0).into(),
+            // A slow socket has a place until its deadline: there must be more places than of those.
+            connections_max: usize::try_from(2 * slow::SOCKETS)?,
             ..IngestSettings::new(Sources::unsigned())
         };
         let mode = Mode::Kafka(publisher.clone());
@@ -249,11 +257,36 @@ impl Ground {
     fn stream(&self, events: usize, seed: u64) -> StreamSettings {
         let settings = &self.settings;
         let span = SignedDuration::from_secs(60);
-        StreamSettings::load(events, settings.users, seed, settings.payload_bytes, span)
+        StreamSettings::load(
+            events,
+            settings.users,
+            seed,
+            settings.payload_bytes,
+            span,
+            0.0,
+        )
     }
 
     fn webhooks(&self, events: usize, seed: u64) -> Vec<Webhook> {
         generate(&self.stream(events, seed))
+    }
+
+    /// Far below the capacity, so that what is felt is the sockets and not the queue.
+    async fn beside_slow_sockets(&self, publisher: &Publisher) -> anyhow::Result<Slow> {
+        let settings = &self.settings;
+        let door = self.open(publisher).await?;
+        let load = LoadSettings {
+            rate: SLOW_RATE,
+            // Before the door closes the sockets at its header's deadline.
+            duration_s: settings.seconds.min(10.0),
+            connections: settings.connections.min(64),
+            users: settings.users,
+            payload_bytes: settings.payload_bytes,
+            ..LoadSettings::default()
+        };
+        let slow = slow::measure(&door.target, &load, settings.runs).await?;
+        door.close().await?;
+        Ok(slow)
     }
 
     /// A front door, a worker and a database, at a part of the capacity.

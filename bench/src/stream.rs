@@ -44,6 +44,8 @@ pub struct StreamSettings {
     pub illegal: f64,
     /// Share of successful orders with a dispute.
     pub disputes: f64,
+    /// Share of orders that end with the webhooks of their payment.
+    pub payments: f64,
 }
 
 impl StreamSettings {
@@ -64,19 +66,22 @@ impl StreamSettings {
             late: 0.01,
             illegal: 0.005,
             disputes: 0.1,
+            payments: 0.0,
         }
     }
 
     /// A stream for the front door, whose events happen while they are sent. None is late or illegal, so that each is
-    /// taken: 2 % duplicates, 10 % disputed.
+    /// taken: 2 % duplicates, 10 % disputed, and this share of orders `payments`.
     pub fn load(
         events: usize,
         users: u32,
         seed: u64,
         payload_bytes: usize,
         span: SignedDuration,
+        payments: f64,
     ) -> Self {
         StreamSettings {
+            payments,
             start: Timestamp::now(),
             span,
             late: 0.0,
@@ -91,8 +96,10 @@ impl StreamSettings {
 pub struct Webhook {
     /// Whether it was sent before.
     pub is_duplicate: bool,
-    /// Where it is posted.
+    /// What it is: its topic, and the name space of its id.
     pub source: Source,
+    /// Where it is posted.
+    pub path: &'static str,
     /// The provider's id of it.
     pub event_id: String,
     /// Its user: the Kafka key.
@@ -106,6 +113,7 @@ pub struct Webhook {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
     Order(&'static str),
+    Payment(&'static str),
     Dispute(&'static str, Option<&'static str>),
 }
 
@@ -239,7 +247,13 @@ impl Stream {
             steps.push(Step::Order("updated"));
         }
         let paid = self.rng.random_bool(0.9);
-        steps.push(Step::Order(if paid { "success" } else { "failed" }));
+        // Nothing is drawn where there are none, so that such a stream stays what it was.
+        if self.settings.payments > 0.0 && self.rng.random_bool(self.settings.payments) {
+            let end = if paid { "captured" } else { "voided" };
+            steps.extend(["authorized", end].map(Step::Payment));
+        } else {
+            steps.push(Step::Order(if paid { "success" } else { "failed" }));
+        }
         if self.rng.random_bool(self.settings.illegal) {
             steps.push(Step::Order("updated"));
         }
@@ -294,9 +308,32 @@ impl Stream {
         // The provider's clock counts a walk's steps, so a late event is seen to be late.
         let step_ms = i64::try_from(walk.next).unwrap_or(0);
         let occurred_at = walk.created_at + SignedDuration::from_millis(step_ms);
-        let (source, json) = match step {
+        let (source, path, event, json) = match step {
+            Step::Payment(status) => (
+                Source::Orders,
+                "/webhooks/silvergate",
+                format!("payment:tx-{:x}:{status}", walk.order),
+                self.filled(|note| {
+                    to_json(&PaymentPayload {
+                        event: format!("payment.{status}"),
+                        transaction_id: format!("tx-{:x}", walk.order),
+                        order_id: &order,
+                        merchant_id: "m-1",
+                        status,
+                        amount: walk.amount_minor,
+                        currency: "EUR",
+                        timestamp: occurred_at,
+                        metadata: PaymentMeta {
+                            user_id: walk.user_id,
+                            note,
+                        },
+                    })
+                }),
+            ),
             Step::Order(status) => (
                 Source::Orders,
+                "/webhooks/payments/orders",
+                event.clone(),
                 self.filled(|note| {
                     to_json(&OrderPayload {
                         provider_event_id: &event,
@@ -315,6 +352,8 @@ impl Stream {
             ),
             Step::Dispute(status, resolution) => (
                 Source::Chargebacks,
+                "/webhooks/payments/chargebacks",
+                event.clone(),
                 self.filled(|note| {
                     to_json(&ChargebackPayload {
                         provider_event_id: &event,
@@ -333,6 +372,7 @@ impl Stream {
         Webhook {
             is_duplicate: false,
             source,
+            path,
             event_id: event,
             user_id: walk.user_id,
             received_at,
@@ -382,6 +422,25 @@ struct OrderMeta<'a> {
 }
 
 #[derive(Serialize)]
+struct PaymentPayload<'a> {
+    event: String,
+    transaction_id: String,
+    order_id: &'a str,
+    merchant_id: &'static str,
+    status: &'static str,
+    amount: u64,
+    currency: &'static str,
+    timestamp: Timestamp,
+    metadata: PaymentMeta<'a>,
+}
+
+#[derive(Serialize)]
+struct PaymentMeta<'a> {
+    user_id: Uuid,
+    note: &'a str,
+}
+
+#[derive(Serialize)]
 struct ChargebackPayload<'a> {
     provider_event_id: &'a str,
     order_id: &'a str,
@@ -425,9 +484,48 @@ mod tests {
         assert_ne!(bytes(7), bytes(8));
     }
 
+    /// Which share of the orders ends with the webhooks of its payment.
+    #[test]
+    fn payments_end_orders_where_they_are_asked_for() {
+        let with = |payments| StreamSettings {
+            payments,
+            illegal: 0.0,
+            late: 0.0,
+            ..settings(1, 0.0)
+        };
+        let ends = |payments, path| {
+            let stream = generate(&with(payments));
+            let of_path = stream.iter().filter(|webhook| webhook.path == path);
+            let ids: HashSet<_> = of_path
+                .map(|webhook| {
+                    let (bytes, at) = (webhook.payload.clone(), webhook.received_at);
+                    let event = Event::decode(webhook.source, bytes, at).unwrap();
+                    assert_eq!(event.event_id, webhook.event_id);
+                    match event.body {
+                        Body::Order(change) if change.status.as_str() == "success" => 1,
+                        _ => 0,
+                    }
+                })
+                .collect();
+            (stream.len(), ids.contains(&1))
+        };
+        let (orders, silvergate) = ("/webhooks/payments/orders", "/webhooks/silvergate");
+        assert_eq!(
+            (ends(0.0, orders).1, ends(0.0, silvergate).1),
+            (true, false)
+        );
+        assert_eq!(
+            (ends(1.0, orders).1, ends(1.0, silvergate).1),
+            (false, true)
+        );
+    }
+
     #[test]
     fn the_stream_has_what_it_promises() {
-        let stream = generate(&settings(1, 0.0));
+        let stream = generate(&StreamSettings {
+            payments: 0.3,
+            ..settings(1, 0.0)
+        });
         assert_eq!(stream.len(), 20_000);
         let mut seen = HashSet::new();
         let mut orders: HashMap<(Uuid, String), OrderState> = HashMap::new();

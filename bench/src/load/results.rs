@@ -40,6 +40,9 @@ pub struct LoadSettings {
     pub payload_bytes: usize,
     /// Whether requests are signed.
     pub signed: bool,
+    /// Share of orders that end with the webhooks of their payment.
+    #[serde(default)]
+    pub payments: f64,
 }
 
 impl Default for LoadSettings {
@@ -55,6 +58,7 @@ impl Default for LoadSettings {
             seed: 1,
             payload_bytes: 300,
             signed: false,
+            payments: 0.0,
         }
     }
 }

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
-use shardlane_domain::Source;
 
 /// A front door's address.
 #[derive(Debug, Clone)]
@@ -66,12 +65,8 @@ impl Target {
         })
     }
 
-    /// Where webhooks of a source are posted.
-    pub(super) fn path(source: Source) -> &'static str {
-        match source {
-            Source::Orders => "/webhooks/payments/orders",
-            Source::Chargebacks => "/webhooks/payments/chargebacks",
-        }
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
