@@ -1,7 +1,11 @@
 //! `shardlane experiment`: measure, print a table, write the report.
 
 mod door;
+mod retention;
 mod routing;
+mod scatter;
+mod study;
+mod window;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +34,12 @@ enum Experiment {
     Door(door::DoorArgs),
     /// Citus by the node that owns a user, against its coordinator and any node in turn
     Routing(routing::RoutingArgs),
+    /// A day leaves a log: DELETE and VACUUM against dropping its partition
+    Retention(retention::RetentionArgs),
+    /// Questions about all users: one Postgres, Citus, and a scatter-gather over manual shards
+    Scatter(scatter::ScatterArgs),
+    /// Events of one kind over some days of a month: an index, daily partitions, Citus; cold and warm
+    Window(window::WindowArgs),
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +68,10 @@ struct ReshardArgs {
     /// Events that wait in Kafka at any time, beside those of slots on their way
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     backlog: u64,
+    /// Events a second at a constant rate, instead of a backlog: below what the machine can do, the stalls that are left
+    /// are the change's own
+    #[arg(long, value_name = "N", conflicts_with = "backlog", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: Option<u64>,
     /// Folder for reshard.json and reshard.html
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
@@ -80,6 +94,7 @@ impl ReshardArgs {
                 batch_rows_max: self.batch_rows_max.max(1),
                 connections: self.connections.max(1),
                 backlog: self.backlog,
+                rate: self.rate,
                 pause_ms: if self.quick { 1_000 } else { 5_000 },
                 quick: self.quick,
             },
@@ -171,6 +186,9 @@ impl ExperimentArgs {
             Experiment::Reshard(arguments) => arguments.run().await,
             Experiment::Routing(arguments) => arguments.run().await,
             Experiment::Door(arguments) => arguments.run().await,
+            Experiment::Retention(arguments) => arguments.run().await,
+            Experiment::Scatter(arguments) => arguments.run().await,
+            Experiment::Window(arguments) => arguments.run().await,
         }
     }
 }

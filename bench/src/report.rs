@@ -12,6 +12,7 @@ mod page;
 mod plots;
 pub mod reshard;
 pub mod routing;
+pub mod study;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -161,7 +162,7 @@ fn experiment(results: &Results, palette: &Palette, id: &str, alone: bool) -> St
 
     for (name, heading, body) in [
         ("table", "Results", table::headline_table(results, palette)),
-        ("goals", "Goals", table::goals(results)),
+        ("goals", "Goals", table::goals(&results.ratios)),
         ("plots", "Plots", plots::plots(results, palette, id)),
         ("skipped", "Skipped", page::skipped(&results.skipped)),
     ] {

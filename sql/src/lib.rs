@@ -9,6 +9,7 @@
 //!   shard is refused before it is used.
 //! - No Kafka and no HTTP here: whoever calls brings decoded events.
 
+mod applied;
 pub mod audit;
 mod catalog;
 mod counting;
@@ -44,6 +45,7 @@ mod sweep;
 pub mod testing;
 mod transaction;
 
+pub use applied::Applied;
 pub use catalog::{Catalog, Pace, ShardEntry, catalog_history, read_catalog};
 pub use dead_letters::NewLetter;
 pub use digest::{Digest, DigestError, digest};

@@ -1,6 +1,6 @@
 //! [`Routes`]: one moment's answer to where a user's rows live.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use shardlane_router::{
@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::catalog::Catalog;
 use crate::mutants::{self, Mutant};
 use crate::session::Pool;
+use crate::slots::SlotSet;
 
 /// A place to which one transaction can go: a shard, as the layout cuts it, since it has taken the slots that it
 /// takes. It stays the same while that does, through any number of refreshes.
@@ -216,6 +217,44 @@ impl Routes {
             Table::Ranges(map) => {
                 let range = map.shard_for(map.hash().token(&key));
                 Some(self.lanes[self.lane_of_shard[&range.shard]].target)
+            }
+        }
+    }
+
+    /// The targets that have users of these slots, each with its slots among them, frozen ones included. On Citus and on
+    /// one Postgres, where a target is not cut into slots, with all of them.
+    #[must_use]
+    pub fn owners(&self, slots: &SlotSet) -> Vec<(Target, SlotSet)> {
+        let of = |shard, slots: &SlotSet| {
+            let lane = self.lane_of_shard.get(&shard)?;
+            Some((self.lanes[*lane].target, slots.clone()))
+        };
+        match &self.table {
+            Table::One => vec![(self.lanes[0].target, slots.clone())],
+            Table::Slots(_, catalog) => {
+                let mut owners: BTreeMap<ShardId, Vec<Slot>> = BTreeMap::new();
+                for slot in slots.iter() {
+                    let shard = catalog.map.shard_of(slot);
+                    owners.entry(shard).or_default().push(slot);
+                }
+                let owners = owners.into_iter();
+                owners
+                    .filter_map(|(shard, slots)| of(shard, &slots.into_iter().collect()))
+                    .collect()
+            }
+            Table::Ranges(map) => {
+                let ranges = slots.runs().into_iter().flat_map(|run| {
+                    let [first, last] = [*run.start(), *run.end()].map(Slot::new);
+                    first.ok().zip(last.ok()).map_or(&[][..], |(first, last)| {
+                        let (first, last) = (first.key_range().first(), last.key_range().last());
+                        map.shards_of_range(first, last)
+                    })
+                });
+                let shards: BTreeSet<ShardId> = ranges.map(|range| range.shard).collect();
+                shards
+                    .into_iter()
+                    .filter_map(|shard| of(shard, slots))
+                    .collect()
             }
         }
     }

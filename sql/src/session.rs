@@ -37,6 +37,7 @@ macro_rules! statements {
 statements!(
     move_fence,
     read_fence,
+    pass_fence,
     insert_inbox,
     read_inbox,
     forget_rejected,

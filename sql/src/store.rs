@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use shardlane_citus::is_placement_error;
 use shardlane_router::{Epoch, ShardId, ShardMap, SlotMap};
 use tokio::task::AbortHandle;
-use tokio_postgres::Config;
 use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Config, Row};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use crate::applied::Applied;
 use crate::follow::Source;
 use crate::outbox::Outbox;
 use crate::park::{Carried, ParkLimits};
@@ -107,16 +110,16 @@ impl Drop for Shared {
 }
 
 impl Store {
-    /// Connects to each server once, and refuses a layout that is not what the map says.
+    /// Connects to each server once, and refuses a layout that is not what the map says. A server that is away while
+    /// another one answers is no reason not to begin: what is for its shards waits until it is back, and whether it is
+    /// what the map says is asked then.
     ///
     /// # Errors
-    /// [`SqlError`]: a server that does not answer, a shard that is another one, two DSNs of one database, a Citus
+    /// [`SqlError`]: no server answers, a server refuses us, a shard is another one, two DSNs of one database, a Citus
     /// cluster whose hash or tables are not ours.
     pub async fn connect(backend: Backend, options: StoreOptions) -> Result<Store, SqlError> {
         let (routes, source) = Source::connect(backend, options).await?;
-        for lane in routes.lanes() {
-            lane.pool.open(lane.target.shard).await?;
-        }
+        open_all(&routes).await?;
         let shared = Arc::new_cyclic(|shared| Shared {
             routes: ArcSwap::from_pointee(routes),
             follower: source.follow(shared.clone(), options.poll_interval),
@@ -226,38 +229,58 @@ impl Store {
         staged.map_err(|error| self.explain(error, target))
     }
 
-    /// How far `target` has applied a partition of a topic: the next offset, or `None` if it never saw it since it
-    /// has taken the slots that it takes.
+    /// How far `target` has applied a partition of a topic.
     ///
     /// # Errors
-    /// [`SqlError::Postgres`], [`SqlError::PoolTimeout`], [`SqlError::Rerouted`].
-    pub async fn fence(
+    /// [`SqlError::Postgres`], [`SqlError::PoolTimeout`]; [`SqlError::Rerouted`] where it takes other slots than the map
+    /// says by which it was found.
+    pub async fn applied(
         &self,
         target: Target,
         topic: &str,
         partition: i32,
-    ) -> Result<Option<i64>, SqlError> {
+    ) -> Result<Applied, SqlError> {
+        const READ_APPLIED: &str = include_str!("statements/read_applied.sql");
         let routes = self.routes();
-        let fence = async {
+        let applied = async {
             let lane = lane_of(&routes, target)?;
             let session = lane.pool.get(target.shard).await?;
-            let statement = &session.statements.read_fence;
-            let row = session
-                .client
-                .query_opt(statement, &[&lane.anchor, &topic, &partition])
-                .await?;
-            let Some(row) = row else { return Ok(None) };
-            let epoch: i64 = row.get(0);
-            match epoch.unsigned_abs().cmp(&target.epoch.0) {
-                std::cmp::Ordering::Less => Ok(None),
-                std::cmp::Ordering::Equal => Ok(Some(row.get(1))),
-                std::cmp::Ordering::Greater => Err(SqlError::Rerouted {
-                    shard: target.shard,
-                    reason: format!("its fences are of epoch {epoch}"),
-                }),
+            let params: [&(dyn ToSql + Sync); 3] = [&lane.anchor, &topic, &partition];
+            if routes.catalog().is_none() {
+                let statement = &session.statements.read_fence;
+                let row = session.client.query_opt(statement, &params).await?;
+                return Ok(Applied::new(row.map(|row| row.get(0)), Vec::new()));
             }
+            let rows = session.client.query(READ_APPLIED, &params).await?;
+            applied_of(target, &rows)
         };
-        fence.await.map_err(|error| self.explain(error, target))
+        applied.await.map_err(|error| self.explain(error, target))
+    }
+
+    /// Moves the fence of `target` to `next`: all of its records before that are applied, and the last of them stood
+    /// before its fence. Where somebody has moved it further since it stays there.
+    ///
+    /// # Errors
+    /// As [`Store::applied`].
+    pub async fn pass(
+        &self,
+        target: Target,
+        topic: &str,
+        partition: i32,
+        next: i64,
+    ) -> Result<(), SqlError> {
+        let routes = self.routes();
+        let passed = async {
+            let lane = lane_of(&routes, target)?;
+            let session = lane.pool.get(target.shard).await?;
+            let epoch = i64::try_from(target.epoch.0).unwrap_or(i64::MAX);
+            let params: [&(dyn ToSql + Sync); 5] =
+                [&lane.anchor, &topic, &partition, &epoch, &next];
+            let statement = &session.statements.pass_fence;
+            session.client.execute(statement, &params).await?;
+            Ok(())
+        };
+        passed.await.map_err(|error| self.explain(error, target))
     }
 
     /// Every fence of every target: (topic, partition, target) -> next offset.
@@ -301,7 +324,7 @@ impl Store {
                     error,
                 })
             });
-        let answers = futures_util::future::join_all(asks).await;
+        let answers = join_all(asks).await;
         answers.into_iter().flatten().collect()
     }
 
@@ -352,11 +375,54 @@ impl Store {
     }
 }
 
+/// Makes the first session to each server. Each is awaited, because one that is wrong counts more than one that is away.
+async fn open_all(routes: &Routes) -> Result<(), SqlError> {
+    let servers = routes.servers();
+    let opened = join_all(servers.iter().map(|(pool, shards)| pool.open(shards[0]))).await;
+    let mut away = Vec::new();
+    for ((pool, _), opened) in servers.iter().zip(opened) {
+        match opened {
+            Ok(()) => {}
+            Err(error) if error.is_outage() => away.push((pool.server(), error)),
+            Err(error) => return Err(error),
+        }
+    }
+    if away.len() == servers.len()
+        && let Some((_, error)) = away.pop()
+    {
+        return Err(error);
+    }
+    for (server, error) in away {
+        tracing::warn!("{server} is away, and what is for its shards waits: {error}");
+    }
+    Ok(())
+}
+
 pub(crate) fn lane_of(routes: &Routes, target: Target) -> Result<&Lane, SqlError> {
     routes.lane(target).ok_or_else(|| SqlError::Rerouted {
         shard: target.shard,
         reason: "the newest map has it otherwise".to_owned(),
     })
+}
+
+fn applied_of(target: Target, rows: &[Row]) -> Result<Applied, SqlError> {
+    let epoch = |row: &Row, column| row.get::<_, Option<i64>>(column).map(i64::unsigned_abs);
+    let own = rows.first().and_then(|row| epoch(row, 0));
+    if own != Some(target.epoch.0) {
+        return Err(SqlError::Rerouted {
+            shard: target.shard,
+            reason: format!("it takes the slots of epoch {}", own.unwrap_or(0)),
+        });
+    }
+    let fence = rows
+        .first()
+        .filter(|row| epoch(row, 1) == Some(target.epoch.0));
+    let past = rows.iter().filter_map(|row| {
+        let slots: Option<String> = row.get(4);
+        slots.map(|slots| Ok((slots.parse()?, row.get(3))))
+    });
+    let past = past.collect::<Result<Vec<_>, SqlError>>()?;
+    Ok(Applied::new(fence.map(|row| row.get(2)), past))
 }
 
 /// Errors that say that the batch was routed by an old map.

@@ -1,15 +1,24 @@
-//! How far a worker is behind. Where a log ends, librdkafka says by itself now and then; nothing here asks the broker.
+//! How far a worker is behind. Where a log ends, librdkafka says by itself now and then. Not of a partition that is paused:
+//! it hears of an end with the records that it fetches, so there the broker is asked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rdkafka::Statistics;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
-use crate::consumer::Key;
+use crate::consumer::{Context, Key};
 
 /// How often librdkafka says where the logs end.
 pub(crate) const STATISTICS_INTERVAL_MS: &str = "1000";
+/// How often the broker is asked.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long it may take to answer for one partition.
+const ASK_MAX: Duration = Duration::from_secs(1);
 
 /// One partition's.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,8 +27,7 @@ pub struct Lag {
     pub topic: Arc<str>,
     /// The Kafka partition.
     pub partition: i32,
-    /// Records in the log that are not done; `None` until librdkafka has said where the log ends. While the partition is
-    /// paused it hears of no new end, so then there are so many at least.
+    /// Records in the log that are not done; `None` until it is known where the log ends.
     pub records: Option<u64>,
     /// How long ago the front door took the oldest record that is not done; where that one has not been fetched yet, the
     /// last one that is done. `None` where neither is known.
@@ -62,10 +70,18 @@ impl Lags {
                     continue;
                 }
                 let partition = partitions.entry(key).or_default();
-                partition.end = known(seen.hi_offset);
+                // What the broker was asked may be newer.
+                partition.end = partition.end.max(known(seen.hi_offset));
                 // A group that never committed begins at the log's beginning.
                 partition.begin = known(seen.committed_offset).or(known(seen.lo_offset));
             }
+        }
+    }
+
+    /// Takes the log's end as the broker has said it, if the partition is still this worker's.
+    fn ends(&self, key: &Key, end: i64) {
+        if let Some(partition) = self.partitions().get_mut(key) {
+            partition.end = partition.end.max(Some(end));
         }
     }
 
@@ -87,6 +103,53 @@ impl Lags {
             lags: Arc::clone(self),
             key: (Arc::clone(topic), partition),
         }
+    }
+}
+
+/// Asks the broker now and then where the logs of paused partitions end.
+pub(crate) struct Ends {
+    next: Instant,
+    asking: Option<JoinHandle<()>>,
+}
+
+impl Ends {
+    pub(crate) fn new() -> Ends {
+        Ends {
+            next: Instant::now(),
+            asking: None,
+        }
+    }
+
+    /// Whether it is time, and the last question was answered or given up.
+    pub(crate) fn is_due(&self) -> bool {
+        Instant::now() >= self.next && self.asking.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Asks, on a thread of its own: the broker may be away.
+    pub(crate) fn ask(
+        &mut self,
+        paused: Vec<Key>,
+        consumer: &Arc<BaseConsumer<Context>>,
+        lags: &Arc<Lags>,
+        runtime: &Handle,
+    ) {
+        self.next = Instant::now() + ASK_INTERVAL;
+        if paused.is_empty() {
+            return;
+        }
+        // Not held for long: who holds a consumer keeps its partitions.
+        let (consumer, lags) = (Arc::downgrade(consumer), Arc::clone(lags));
+        self.asking = Some(runtime.spawn_blocking(move || {
+            for key in paused {
+                let Some(consumer) = consumer.upgrade() else {
+                    return;
+                };
+                match consumer.fetch_watermarks(&key.0, key.1, ASK_MAX) {
+                    Ok((_, end)) => lags.ends(&key, end),
+                    Err(error) => tracing::debug!("where the log ends is not known: {error}"),
+                }
+            }
+        }));
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::consumer::{Context, Key, OpenLane, consumer_of};
 use crate::error::WorkerError;
 use crate::flow::Progress;
+use crate::lag::Ends;
 use crate::lane::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Lane, Shared};
 use crate::record::RawRecord;
 use crate::stats::Stats;
@@ -44,6 +45,7 @@ pub(crate) struct Poller {
     /// What a lane ended with.
     error: Arc<Mutex<Option<WorkerError>>>,
     next_commit: Instant,
+    ends: Ends,
 }
 
 /// Why a poller ended.
@@ -70,6 +72,7 @@ pub(crate) fn poll(
             stop: Arc::clone(stop),
             error: Arc::default(),
             next_commit: Instant::now(),
+            ends: Ends::new(),
         };
         match poller.run(&mut watchdog)? {
             End::Stopped => return Ok(()),
@@ -114,6 +117,7 @@ impl Poller {
                 Some(Err(error)) => return Err(error.into()),
             }
             self.resume_lanes()?;
+            self.ask_ends();
             self.commit_done()?;
             self.lane_error()?;
             if watchdog.is_due() && watchdog.look(&self.idle(), &self.consumer, &self.runtime) {
@@ -121,6 +125,19 @@ impl Poller {
             }
         }
         Ok(End::Stopped)
+    }
+
+    fn ask_ends(&mut self) {
+        if !self.ends.is_due() {
+            return;
+        }
+        let paused = {
+            let lanes = self.consumer.context().lanes();
+            let held = lanes.open.iter().filter(|(_, lane)| !lane.held.is_empty());
+            held.map(|(key, _)| key.clone()).collect()
+        };
+        let lags = &self.shared.stats.lags;
+        self.ends.ask(paused, &self.consumer, lags, &self.runtime);
     }
 
     fn commit_done(&mut self) -> Result<(), KafkaError> {

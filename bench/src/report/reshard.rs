@@ -144,7 +144,10 @@ fn how_run(results: &Results) -> String {
         ("Citus shards", settings.citus_shards.to_string()),
         ("records a batch", count(settings.batch_rows_max as u64)),
         ("connections", settings.connections.to_string()),
-        ("backlog", format!("{} events", count(settings.backlog))),
+        match settings.rate {
+            Some(rate) => ("rate", format!("{} events/s", count(rate))),
+            None => ("backlog", format!("{} events", count(settings.backlog))),
+        },
         (
             "quiet stretch",
             format!("{} ms before and after a change", count(settings.pause_ms)),

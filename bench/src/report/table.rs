@@ -3,7 +3,7 @@
 use super::headline::{against, base};
 use super::look::{Palette, name_html};
 use super::text::{DASH, column_decimals, count, esc, num, ratio, short, value_and_goal};
-use crate::results::{LayoutResult, Results, Run};
+use crate::results::{LayoutResult, Ratio, Results, Run};
 
 const MIB: f64 = 1_048_576.0;
 
@@ -176,13 +176,12 @@ fn run_row(row: &LayoutResult, run: &Run, palette: &Palette) -> String {
 }
 
 /// The goals: a bar each, all drawn so that the goal stands at one place.
-pub(super) fn goals(results: &Results) -> String {
-    if results.ratios.is_empty() {
+pub(super) fn goals(ratios: &[Ratio]) -> String {
+    if ratios.is_empty() {
         return "<p class=\"none\">No goal could be checked: each needs two layouts or paths that ran.</p>".to_owned();
     }
-    let met = results.ratios.iter().filter(|r| r.met).count();
-    let reach = results
-        .ratios
+    let met = ratios.iter().filter(|r| r.met).count();
+    let reach = ratios
         .iter()
         .filter_map(|r| ratio(r.value, r.goal))
         .fold(1.25, f64::max)
@@ -190,9 +189,9 @@ pub(super) fn goals(results: &Results) -> String {
     let goal_at = 100.0 / reach;
     let mut out = format!(
         "<p>{met} of {} met.</p>\n<ul class=\"goals\">\n",
-        results.ratios.len()
+        ratios.len()
     );
-    for goal in &results.ratios {
+    for goal in ratios {
         let (value_text, goal_text) = value_and_goal(goal.value, goal.goal);
         let (class, word) = if goal.met {
             ("met", "met")

@@ -1,8 +1,8 @@
-//! An endless stream of order events that keeps a worker's backlog at one length.
+//! An endless stream of order events, at a constant rate or so that a worker's backlog keeps one length.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rdkafka::ClientConfig;
@@ -108,21 +108,18 @@ impl Load {
             .set("message.timeout.ms", "60000")
             .create()?;
         let (stop, sent): (Arc<AtomicBool>, Arc<AtomicU64>) = Default::default();
-        let (users, backlog) = (settings.users, settings.backlog);
+        let (users, pace) = (settings.users, Pace::of(settings));
         let (map, topic) = (map.clone(), topics.of(Source::Orders));
         let thread = std::thread::Builder::new().name("load".into()).spawn({
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
             move || {
                 let mut number = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    // What waits for a slot on its way is no work that the others could do meanwhile: without the
-                    // last term they would starve for events.
-                    let counts = stats.counts();
-                    if number >= counts.done + backlog + counts.deferred {
+                    let due = pace.due(&stats);
+                    if number >= due {
                         std::thread::sleep(Duration::from_millis(2));
-                        continue;
                     }
-                    for _ in 0..100 {
+                    while number < due {
                         send(&producer, &topic, &map, Numbered::new(number, users))?;
                         number += 1;
                     }
@@ -150,6 +147,39 @@ impl Load {
         let ended = tokio::task::spawn_blocking(move || self.thread.join()).await?;
         ended.map_err(|_| anyhow::anyhow!("the load panicked"))??;
         Ok(self.sent.load(Ordering::Relaxed))
+    }
+}
+
+/// When the next event is due.
+enum Pace {
+    /// As soon as fewer than so many wait.
+    Backlog(u64),
+    /// So many a second since then.
+    Rate(u64, Instant),
+}
+
+impl Pace {
+    fn of(settings: &Settings) -> Pace {
+        match settings.rate {
+            Some(rate) => Pace::Rate(rate, Instant::now()),
+            None => Pace::Backlog(settings.backlog),
+        }
+    }
+
+    /// How many events are to be sent by now, since the begin.
+    fn due(&self, stats: &Stats) -> u64 {
+        match self {
+            // What waits for a slot on its way is no work that the others could do meanwhile: without the last term
+            // they would starve for events.
+            Pace::Backlog(backlog) => {
+                let counts = stats.counts();
+                counts.done + backlog + counts.deferred
+            }
+            Pace::Rate(rate, since) => {
+                let events = u128::from(*rate) * since.elapsed().as_micros() / 1_000_000;
+                u64::try_from(events).unwrap_or(u64::MAX)
+            }
+        }
     }
 }
 

@@ -47,6 +47,9 @@ pub struct Settings {
     pub connections: u32,
     /// Events that wait in Kafka at any time: the worker is never idle.
     pub backlog: u64,
+    /// Events a second instead, whatever the worker does: below what it can do, what waits shows what a change holds up.
+    #[serde(default)]
+    pub rate: Option<u64>,
     /// The quiet stretch before and after each change, in ms.
     pub pause_ms: u64,
     /// Fewer changes.

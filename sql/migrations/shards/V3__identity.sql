@@ -28,3 +28,13 @@ create table reshard_journal (
 create table reshard_marker (
     id uuid primary key
 );
+
+-- What the fences said when this shard's slots changed last, and what came along with slots; see applied.rs. Of the same
+-- topic and partition each slot is in one row.
+create table shard_past (
+    topic           text    not null,
+    kafka_partition integer not null,
+    next_offset     bigint  not null, -- the first offset that had not been applied
+    slots           text    not null, -- inclusive ranges
+    primary key (topic, kafka_partition, next_offset)
+);

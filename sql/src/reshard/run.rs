@@ -14,6 +14,7 @@ use super::servers::{Server, Servers};
 use super::snapshots::{Marks, compare_snapshots};
 use super::verify::{self, Side};
 use super::{Change, Plan, ReshardError, Step};
+use crate::applied::read_past;
 use crate::catalog::{Catalog, Pace, ShardEntry};
 use crate::follow::{address, connect};
 use crate::identity::{ShardIdentity, admit, read, validate};
@@ -521,7 +522,9 @@ impl Reshard {
         if slots.without(&now.frozen).is_empty() {
             return Ok(());
         }
-        self.servers.change(from, &now.freeze(from, slots)?).await
+        self.servers
+            .change(from, &now.freeze(from, slots)?, &[])
+            .await
     }
 
     /// The point of no return: one transaction in the target.
@@ -533,7 +536,13 @@ impl Reshard {
         }
         let mut next = now.give(to, &slots)?;
         next.pace = None;
-        self.servers.change(to, &next).await
+        // The sources refuse these slots, so what they remember of them stays as it is.
+        let mut past = Vec::new();
+        for moved in plan.incoming(to) {
+            let source = &self.servers.of(moved.from)?.client;
+            past.extend(read_past(source, &moved.slots).await?);
+        }
+        self.servers.change(to, &next, &past).await
     }
 
     /// Gives frozen slots back to their owners, those of one target or all, and asks nobody to hold back any longer.
@@ -543,7 +552,7 @@ impl Reshard {
             let is_frozen = moved.slots.iter().any(|slot| now.frozen.contains(slot));
             if is_frozen && only.is_none_or(|to| to == moved.to) {
                 let next = now.give(moved.from, &moved.slots)?;
-                self.servers.change(moved.from, &next).await?;
+                self.servers.change(moved.from, &next, &[]).await?;
             }
         }
         let now = self.catalog().await?;

@@ -7,6 +7,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config};
 
 use super::ReshardError;
+use crate::applied::{Past, keep_past};
 use crate::catalog::{Catalog, ShardEntry, read_catalog, write_catalog};
 use crate::follow::{address, at, connect};
 use crate::identity::{ShardIdentity, become_shard, read, verify};
@@ -146,11 +147,13 @@ impl Servers {
         Ok(())
     }
 
-    /// The one transaction in which a shard's slots change: its CHECKs, its identity and the catalog.
+    /// The one transaction in which a shard's slots change: its CHECKs, its identity and the catalog. `incoming` is what
+    /// the sources of new slots remember of them.
     pub(super) async fn change(
         &mut self,
         shard: ShardId,
         catalog: &Catalog,
+        incoming: &[Past],
     ) -> Result<(), ReshardError> {
         let entry = catalog
             .entry(shard)
@@ -160,7 +163,7 @@ impl Servers {
         let mut tries = 0;
         loop {
             tries += 1;
-            match server.change(&identity, catalog).await {
+            match server.change(&identity, catalog, incoming).await {
                 // A lock was not to be had in time, or two wanted each other's.
                 Err(error) if error.class() == ErrorClass::Transient && tries < LOCK_TRIES => {
                     tracing::debug!("shard {shard}: {error}; trying again");
@@ -217,10 +220,12 @@ impl Server {
         &mut self,
         identity: &ShardIdentity,
         catalog: &Catalog,
+        incoming: &[Past],
     ) -> Result<(), SqlError> {
         let transaction = self.client.transaction().await?;
         let wait = format!("set local lock_timeout = '{LOCK_WAIT}'");
         transaction.batch_execute(&wait).await?;
+        keep_past(&transaction, incoming).await?;
         become_shard(&transaction, identity).await?;
         write_catalog(&transaction, catalog).await?;
         Ok(transaction.commit().await?)

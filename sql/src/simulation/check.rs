@@ -1,9 +1,8 @@
 //! Compares what is there with what the model says.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use shardlane_domain::Source;
-use uuid::Uuid;
 
 use super::ground::{Ground, LANES, Struck};
 use super::model::{EventKey, Fate, Model, State, StateKey};
@@ -27,10 +26,9 @@ pub(super) fn check(ground: &Ground) -> Result<Struck, String> {
             return Err(format!("waits for ever: {key:?}"));
         }
     }
-    let twice = ground.judged_twice();
-    records(ground, &model, &twice)?;
-    states(ground, &model, &twice)?;
-    known(ground, &model, &twice)?;
+    records(ground, &model)?;
+    states(ground, &model)?;
+    known(ground, &model)?;
     sums(ground)?;
     let counts = |index: usize| {
         let counts = ground.shards.iter().flat_map(|shard| shard.counts);
@@ -38,7 +36,6 @@ pub(super) fn check(ground: &Ground) -> Result<Struck, String> {
     };
     let outcomes = || ground.outcomes.values();
     Ok(Struck {
-        replayed: outcomes().filter(|it| it.len() > 1).count(),
         parked: outcomes()
             .flatten()
             .filter(|it| **it == EventOutcome::Parked)
@@ -46,13 +43,12 @@ pub(super) fn check(ground: &Ground) -> Result<Struck, String> {
         released: counts(1),
         expired: counts(2),
         half_dead: ground.doubtful.len(),
-        judged_twice: usize::from(!twice.is_empty()),
         ..ground.struck
     })
 }
 
 /// Each record has exactly one end, and the one that its place in the log gives it.
-fn records(ground: &Ground, model: &Model, twice: &HashSet<Uuid>) -> Result<(), String> {
+fn records(ground: &Ground, model: &Model) -> Result<(), String> {
     let mut rows: HashMap<usize, Vec<&Row>> = HashMap::new();
     for row in ground.shards.iter().flat_map(|shard| &shard.rows) {
         rows.entry(row.number).or_default().push(row);
@@ -76,12 +72,6 @@ fn records(ground: &Ground, model: &Model, twice: &HashSet<Uuid>) -> Result<(), 
             .collect();
         if !ground.outcomes.contains_key(&number) {
             return wrong("lost: no transaction has taken it".to_owned());
-        }
-        if twice.contains(&said.user) {
-            if rows.len() > 1 {
-                return wrong(format!("rows {rows:?}"));
-            }
-            continue;
         }
         let is_letter = |class: &str| {
             dead.contains(&class) && (dead.len() == 1 || ground.doubtful.contains(&number))
@@ -110,7 +100,7 @@ fn is_forgiven(ground: &Ground, number: usize, dead: &[&str]) -> bool {
     dead.is_empty() || ground.doubtful.contains(&number)
 }
 
-fn states(ground: &Ground, model: &Model, twice: &HashSet<Uuid>) -> Result<(), String> {
+fn states(ground: &Ground, model: &Model) -> Result<(), String> {
     let mut found: HashMap<StateKey, State> = HashMap::new();
     let order = |text: &str| if text == "a" { "a" } else { "b" };
     for shard in &ground.shards {
@@ -126,32 +116,29 @@ fn states(ground: &Ground, model: &Model, twice: &HashSet<Uuid>) -> Result<(), S
             );
         }
     }
-    let mut expected = model.states.clone();
-    expected.retain(|key, _| !twice.contains(&Uuid::from_u128(key.1)));
-    found.retain(|key, _| !twice.contains(&Uuid::from_u128(key.1)));
-    if found == expected {
+    if found == model.states {
         return Ok(());
     }
-    Err(format!("states are {found:?}, expected {expected:?}"))
+    Err(format!("states are {found:?}, expected {:?}", model.states))
 }
 
 /// The inbox knows what is a row, and nothing else.
-fn known(ground: &Ground, model: &Model, twice: &HashSet<Uuid>) -> Result<(), String> {
+fn known(ground: &Ground, model: &Model) -> Result<(), String> {
     let mut found: HashMap<EventKey, u128> = HashMap::new();
     for ((user, source, id), payload) in ground.shards.iter().flat_map(|shard| &shard.inbox) {
         let source = Source::from_text(source).ok_or("a source that nobody knows")? as usize;
         found.insert((source, user.as_u128(), id.clone()), *payload);
     }
-    let mut expected = model.taken.clone();
-    expected.retain(|key, _| !twice.contains(&Uuid::from_u128(key.1)));
-    found.retain(|key, _| !twice.contains(&Uuid::from_u128(key.1)));
-    if found == expected {
+    if found == model.taken {
         return Ok(());
     }
-    Err(format!("the inbox knows {found:?}, expected {expected:?}"))
+    Err(format!(
+        "the inbox knows {found:?}, expected {:?}",
+        model.taken
+    ))
 }
 
-/// Each record was counted once; where a shard's epoch has changed, replays are counted too.
+/// Each record was counted once, on whichever shard.
 fn sums(ground: &Ground) -> Result<(), String> {
     for place in 0..LANES {
         let mut sums = [0; 3];
@@ -163,11 +150,7 @@ fn sums(ground: &Ground) -> Result<(), String> {
         let outcomes = |entry: &super::ground::Entry| ground.outcomes[&entry.number].iter();
         let taken = || ground.logs[place].iter().flat_map(outcomes);
         let parked = taken().filter(|it| **it == EventOutcome::Parked).count();
-        let all = if ground.version == 0 {
-            ground.logs[place].len()
-        } else {
-            taken().count()
-        };
+        let all = ground.logs[place].len();
         let [counted, released, expired] = sums;
         if usize::try_from(counted) != Ok(all) || usize::try_from(released + expired) != Ok(parked)
         {

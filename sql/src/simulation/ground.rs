@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Defect;
 use super::events::{Said, second};
 use super::places::{self, PARTITIONS, PLACES};
-use super::shard::{Refused, Shard};
+use super::shard::{Applied, Refused, Shard};
 use super::stage::Staged;
 use crate::outcome::EventOutcome;
 use crate::routes::Target;
@@ -45,7 +45,7 @@ pub(super) struct Ground {
     /// Records with letters whose transaction did not commit behind them.
     pub(super) doubtful: HashSet<usize>,
     pub(super) struck: Struck,
-    /// What became of each record, in the order of the commits: more than one where it was replayed.
+    /// What became of each record, in the order of the commits. More than one is wrong.
     pub(super) outcomes: HashMap<usize, Vec<EventOutcome>>,
 }
 
@@ -55,16 +55,14 @@ pub(super) struct Struck {
     pub(super) fenced: usize,
     pub(super) conflicts: usize,
     pub(super) rerouted: usize,
-    /// Records that a transaction took again.
-    pub(super) replayed: usize,
+    /// Records that came again and whose shard had not judged them: the slot's owner before it had.
+    pub(super) past: usize,
     pub(super) caught_up: usize,
     pub(super) parked: usize,
     pub(super) released: usize,
     pub(super) expired: usize,
     /// Dead letters of a worker that died before its commit.
     pub(super) half_dead: usize,
-    /// Schedules, see [`Ground::judged_twice`].
-    pub(super) judged_twice: usize,
 }
 
 impl Struck {
@@ -72,18 +70,17 @@ impl Struck {
         self.fenced += other.fenced;
         self.conflicts += other.conflicts;
         self.rerouted += other.rerouted;
-        self.replayed += other.replayed;
+        self.past += other.past;
         self.caught_up += other.caught_up;
         self.parked += other.parked;
         self.released += other.released;
         self.expired += other.expired;
         self.half_dead += other.half_dead;
-        self.judged_twice += other.judged_twice;
     }
 
     pub(super) fn has_everything(&self, least: usize) -> bool {
         let refused = [self.fenced, self.conflicts, self.rerouted];
-        let read_again = [self.replayed, self.caught_up];
+        let read_again = [self.past, self.caught_up];
         let queues = [self.parked, self.released, self.expired, self.half_dead];
         let counts = refused.iter().chain(&read_again).chain(&queues);
         counts.min().is_some_and(|count| *count >= least)
@@ -163,7 +160,10 @@ impl Ground {
 
     fn publish(&mut self, staged: &Staged) -> Result<(), Refused> {
         let shard = staged.target.shard();
-        if staged.began_at != self.epoch_of(staged.target) {
+        let epoch = self.epoch_of(staged.target);
+        // The CHECK on the fences, which a sweep does not move.
+        let is_late = !staged.fences.is_empty() && staged.target.epoch < epoch;
+        if staged.began_at != epoch || is_late {
             return Err(Refused::Rerouted);
         }
         let takes = |user| places::target(self.version, user).is_some_and(|it| it.shard() == shard);
@@ -179,8 +179,12 @@ impl Ground {
         Ok(())
     }
 
-    pub(super) fn fence(&self, target: Target, place: usize) -> Result<Option<i64>, Refused> {
-        self.shard(target).fence(target, place)
+    /// As `Store::applied`.
+    pub(super) fn applied(&self, target: Target, place: usize) -> Result<Applied, Refused> {
+        if self.epoch_of(target) != target.epoch && self.defect != Some(Defect::OldMapTrusted) {
+            return Err(Refused::Rerouted);
+        }
+        self.shard(target).applied(target, place)
     }
 
     /// What a sweep of a shard would write, as this worker sees the map.
@@ -194,44 +198,22 @@ impl Ground {
         Some(self.stage(target, &[], Some(&users)))
     }
 
-    /// The highest fence of a partition, if all targets have one of their epoch.
-    pub(super) fn fences(&self, place: usize) -> Option<i64> {
-        let fence = |target| self.fence(target, place).ok().flatten();
-        let fences: Option<Vec<i64>> = PLACES.versions[self.version].targets().map(fence).collect();
-        fences?.into_iter().max()
-    }
-
-    /// Whether a transaction has taken each record before this offset.
-    pub(super) fn has_taken(&self, place: usize, before: i64) -> bool {
+    /// Whether each record before this offset was judged, or there is one behind it that was judged for the same slot,
+    /// or for another of a shard that has both.
+    pub(super) fn can_tell(&self, place: usize, before: i64) -> bool {
         let before = usize::try_from(before).unwrap();
         let mut entries = self.logs[place].iter().take(before);
-        entries.all(|entry| self.outcomes.contains_key(&entry.number))
+        entries.all(|entry| {
+            self.outcomes.contains_key(&entry.number)
+                || self.judged(place, entry.said.user).is_some()
+        })
     }
 
-    /// Users with a record that was judged twice and came to two ends: it was refused, and read again when its shard had
-    /// a new epoch and no fence of it.
-    pub(super) fn judged_twice(&self) -> HashSet<Uuid> {
-        let is_judged = |it: &EventOutcome| *it != EventOutcome::Duplicate;
-        let twice = |entry: &&Entry| {
-            let outcomes = self
-                .outcomes
-                .get(&entry.number)
-                .map_or(&[][..], Vec::as_slice);
-            if !outcomes.iter().skip(1).any(is_judged) {
-                return false;
-            }
-            let mut rows = self.shards.iter().flat_map(|shard| &shard.rows);
-            let letters = self.letters.iter().filter(|it| it.0 == entry.number);
-            letters.count()
-                + usize::from(rows.any(|row| row.number == entry.number))
-                + usize::from(outcomes[0] == EventOutcome::Duplicate)
-                > 1
-        };
-        if self.version == 0 {
-            return HashSet::new();
-        }
-        let entries = self.logs.iter().flatten().filter(twice);
-        entries.map(|entry| entry.said.user).collect()
+    /// How far a user's slot was judged, if a shard can tell.
+    fn judged(&self, place: usize, user: Uuid) -> Option<i64> {
+        let owner = places::owner(self.version, user);
+        let applied = self.applied(owner, place).ok()?;
+        applied.of(user, places::target(self.version, user).is_some())
     }
 
     pub(super) fn pass_deadlines(&mut self) {
@@ -243,6 +225,16 @@ impl Ground {
         if self.version + 1 == PLACES.versions.len() {
             return;
         }
+        let before = self.version;
+        for shard in 0..self.shards.len() {
+            let (old, new) = [before, before + 1]
+                .map(|version| places::of_shard(version, shard))
+                .into();
+            if old != new {
+                let took = |user| places::target(before, user) == Some(old);
+                self.shards[shard].carry(old, took);
+            }
+        }
         self.version += 1;
         let version = self.version;
         let [first, second] = &mut self.shards;
@@ -253,11 +245,7 @@ impl Ground {
     }
 
     fn epoch_of(&self, target: Target) -> Epoch {
-        let mut targets = PLACES.versions[self.version].targets();
-        targets
-            .find(|it| it.shard() == target.shard())
-            .unwrap()
-            .epoch
+        places::of_shard(self.version, index(target)).epoch
     }
 
     fn shard(&self, target: Target) -> &Shard {

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::Defect;
 use super::ground::Ground;
-use super::places::{self, PLACES};
-use super::shard::Refused;
+use super::places::{self, PARTITIONS, PLACES};
+use super::shard::{Applied, Refused};
 use super::stage::Staged;
 use crate::routes::Target;
 use crate::stage::Record;
@@ -23,7 +23,7 @@ pub(super) struct Lane {
     position: i64,
     /// `next` of `Lane::run`.
     next: Option<i64>,
-    fences: HashMap<Target, i64>,
+    fences: HashMap<Target, Applied>,
     frozen: Vec<Record>,
     seen: usize,
     round: Option<Round>,
@@ -103,8 +103,11 @@ impl Lane {
                 }
             }
             // `apply_group`, where it is fenced.
-            Err(Refused::Fenced) => match self.read_fence(ground, group.target) {
-                Ok(fence) => group.records.retain(|record| offset(record) >= fence),
+            Err(Refused::Fenced) => match ground.applied(group.target, self.place) {
+                Ok(applied) => {
+                    let fence = applied.fence.unwrap_or(0);
+                    group.records.retain(|record| offset(record) >= fence);
+                }
                 Err(_) => group.reroute(&mut round.rest, &mut round.refused),
             },
             Err(Refused::Rerouted) => group.reroute(&mut round.rest, &mut round.refused),
@@ -112,7 +115,7 @@ impl Lane {
         if group.records.is_empty() {
             let group = round.groups.remove(index);
             if !group.is_rerouted() {
-                self.fences.insert(group.target, group.next);
+                self.fences.entry(group.target).or_default().fence = Some(group.next);
             }
         }
         self.round = Some(round);
@@ -128,14 +131,17 @@ impl Lane {
         }
         for record in &records {
             if let Some(target) = places::target(view, record.event.user_id)
-                && !self.fences.contains_key(&target)
+                && self.read(ground, target).is_err()
             {
-                let fence = self.read_fence(ground, target).unwrap_or(0);
-                self.fences.insert(target, fence);
+                return self.refresh(ground);
             }
         }
-        if self.next.is_none() && !records.is_empty() && self.catch_up(ground, first) {
-            return;
+        if self.next.is_none() && !records.is_empty() {
+            match self.catch_up(ground, first) {
+                Ok(false) => {}
+                Ok(true) => return,
+                Err(_) => return self.refresh(ground),
+            }
         }
         if let Some(last) = records.last() {
             self.position = offset(last) + 1;
@@ -151,45 +157,58 @@ impl Lane {
         self.begin_round(ground, events);
     }
 
-    /// Whether the group's offset is past the fences: then what lies between is read first.
-    fn catch_up(&mut self, ground: &mut Ground, first: i64) -> bool {
+    /// Whether the group's offset is past what the owners of the partition's slots have judged: then what lies between
+    /// is read first.
+    fn catch_up(&mut self, ground: &mut Ground, first: i64) -> Result<bool, Refused> {
         // The net that the two defects must not have, as in the worker.
         if matches!(
             ground.defect,
             Some(Defect::OffsetBeforeWrite | Defect::LostRevokeDrain)
         ) {
-            return false;
+            return Ok(false);
         }
-        let known = self.fences.values().copied().max().unwrap_or(0);
-        if known == 0 || known >= first {
-            return false;
+        let view = ground.views[self.worker];
+        let mut judged = Vec::new();
+        let partition = i32::try_from(self.place % PARTITIONS).unwrap();
+        for (user, _) in PLACES.users.iter().filter(|it| it.1 == partition) {
+            let takes = places::target(view, *user).is_some();
+            let applied = self.read(ground, places::owner(view, *user))?;
+            judged.extend(applied.of(*user, takes));
         }
-        // All owners: each partition of the simulation leads to both shards.
-        for target in PLACES.versions[ground.views[self.worker]].targets() {
-            if !self.fences.contains_key(&target) {
-                match self.read_fence(ground, target) {
-                    Ok(fence) => self.fences.insert(target, fence),
-                    Err(_) => return false,
-                };
+        let judged = if ground.defect == Some(Defect::HighestFence) {
+            judged.into_iter().max()
+        } else {
+            judged.into_iter().min()
+        };
+        match judged.filter(|judged| *judged < first) {
+            Some(judged) => {
+                self.position = judged;
+                ground.struck.caught_up += 1;
+                Ok(true)
             }
+            None => Ok(false),
         }
-        let fence = self.fences.values().copied().max().unwrap_or(0);
-        if fence < first {
-            self.position = fence;
-            ground.struck.caught_up += 1;
-        }
-        fence < first
+    }
+
+    fn refresh(&self, ground: &mut Ground) {
+        ground.views[self.worker] = ground.version;
     }
 
     /// `group`.
-    fn begin_round(&mut self, ground: &Ground, events: Vec<Record>) {
+    fn begin_round(&mut self, ground: &mut Ground, events: Vec<Record>) {
         let view = ground.views[self.worker];
         let (mut groups, mut rest): (Vec<Group>, Vec<Record>) = (Vec::new(), Vec::new());
+        let mut refused = false;
         for record in events {
             let Some(target) = places::target(view, record.event.user_id) else {
                 rest.push(record);
                 continue;
             };
+            if self.read(ground, target).is_err() {
+                refused = true;
+                rest.push(record);
+                continue;
+            }
             if self.is_covered(ground, view, &record) {
                 continue;
             }
@@ -210,7 +229,7 @@ impl Lane {
         self.round = Some(Round {
             groups,
             rest,
-            refused: false,
+            refused,
         });
     }
 
@@ -218,7 +237,7 @@ impl Lane {
     fn end_round(&mut self, mut round: Round, ground: &mut Ground) {
         round.rest.sort_unstable_by_key(offset);
         if round.refused {
-            ground.views[self.worker] = ground.version;
+            self.refresh(ground);
             return self.begin_round(ground, round.rest);
         }
         self.frozen = round.rest;
@@ -226,17 +245,32 @@ impl Lane {
     }
 
     /// `is_covered`.
-    fn is_covered(&self, ground: &Ground, view: usize, record: &Record) -> bool {
-        let target = places::target(view, record.event.user_id);
-        let fence = target.and_then(|target| self.fences.get(&target));
-        ground.defect != Some(Defect::FenceIgnored)
-            && fence.is_some_and(|next| offset(record) < *next)
+    fn is_covered(&self, ground: &mut Ground, view: usize, record: &Record) -> bool {
+        let user = record.event.user_id;
+        let applied = places::target(view, user).and_then(|target| self.fences.get(&target));
+        let next = applied.and_then(|applied| applied.of(user, true));
+        let is_covered = ground.defect != Some(Defect::FenceIgnored)
+            && next.is_some_and(|next| offset(record) < next);
+        let by_fence = applied.and_then(|applied| applied.fence);
+        if is_covered && by_fence.is_none_or(|next| offset(record) >= next) {
+            ground.struck.past += 1;
+        }
+        is_covered
     }
 
-    fn read_fence(&self, ground: &Ground, target: Target) -> Result<i64, Refused> {
-        ground
-            .fence(target, self.place)
-            .map(|fence| fence.unwrap_or(0))
+    /// What a target has judged, read once.
+    fn read(&mut self, ground: &Ground, target: Target) -> Result<&Applied, Refused> {
+        if !self.fences.contains_key(&target) {
+            let mut applied = ground.applied(target, self.place).or_else(|refused| {
+                let trusts = ground.defect == Some(Defect::OldMapTrusted);
+                trusts.then(Applied::default).ok_or(refused)
+            })?;
+            if ground.defect == Some(Defect::PastForgotten) {
+                applied.past.clear();
+            }
+            self.fences.insert(target, applied);
+        }
+        Ok(&self.fences[&target])
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use shardlane_router::{Epoch, RouteKey, ShardId, SlotMap, TokenHash};
 use uuid::Uuid;
 
+use super::ground::index;
 use crate::catalog::{Catalog, ShardEntry};
 use crate::routes::{Routes, Target};
 use crate::session::Pool;
@@ -75,6 +76,19 @@ pub(super) static PLACES: LazyLock<Places> = LazyLock::new(|| {
     let users = wanted.map(|it| (user(it), it.0)).to_vec();
     Places { versions, users }
 });
+
+/// A shard in a version.
+pub(super) fn of_shard(version: usize, shard: usize) -> Target {
+    let mut targets = PLACES.versions[version].targets();
+    targets.find(|it| index(*it) == shard).unwrap()
+}
+
+/// The shard that has a user's slot, also while it is frozen.
+pub(super) fn owner(version: usize, user: Uuid) -> Target {
+    let map = &PLACES.versions[version].catalog().unwrap().map;
+    let shard = map.shard_for(&RouteKey::Uuid(user));
+    of_shard(version, usize::try_from(shard.0).unwrap())
+}
 
 /// The target of a user in a version.
 pub(super) fn target(version: usize, user: Uuid) -> Option<Target> {

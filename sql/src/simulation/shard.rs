@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::Defect;
 use super::ground::{LANES, place_of};
+use super::places::PLACES;
 use super::stage::{Staged, number};
 use crate::routes::Target;
 use crate::stage::Record;
@@ -38,8 +39,26 @@ pub(super) struct Shard {
     pub(super) rows: Vec<Row>,
     /// Epoch and next offset.
     fences: [Option<(Epoch, i64)>; LANES],
+    /// What fences of older epochs said, here and where the slot came from. Users stand for slots.
+    past: [HashMap<Uuid, i64>; LANES],
     /// Outcomes, released, expired.
     pub(super) counts: [[i64; 3]; LANES],
+}
+
+/// As the crate's own, with users for slots.
+#[derive(Clone, Default)]
+pub(super) struct Applied {
+    pub(super) fence: Option<i64>,
+    pub(super) past: HashMap<Uuid, i64>,
+}
+
+impl Applied {
+    /// The next offset of a user; `takes`: its slot is not frozen.
+    pub(super) fn of(&self, user: Uuid, takes: bool) -> Option<i64> {
+        self.fence
+            .filter(|_| takes)
+            .max(self.past.get(&user).copied())
+    }
 }
 
 /// Why a transaction did not commit.
@@ -142,16 +161,32 @@ impl Shard {
         }
     }
 
-    /// As `Store::fence`.
-    pub(super) fn fence(&self, target: Target, place: usize) -> Result<Option<i64>, Refused> {
-        match self.fences[place] {
-            Some((epoch, _)) if epoch > target.epoch => Err(Refused::Rerouted),
-            Some((epoch, next)) if epoch == target.epoch => Ok(Some(next)),
-            Some(_) | None => Ok(None),
+    /// As `Store::applied`.
+    pub(super) fn applied(&self, target: Target, place: usize) -> Result<Applied, Refused> {
+        let fence = match self.fences[place] {
+            Some((epoch, _)) if epoch > target.epoch => return Err(Refused::Rerouted),
+            Some((epoch, next)) if epoch == target.epoch => Some(next),
+            Some(_) | None => None,
+        };
+        let past = self.past[place].clone();
+        Ok(Applied { fence, past })
+    }
+
+    /// As `past::carry`: what the fences say of the users that the shard `took`.
+    pub(super) fn carry(&mut self, old: Target, took: impl Fn(Uuid) -> bool) {
+        for (past, fence) in self.past.iter_mut().zip(&self.fences) {
+            if let Some((epoch, next)) = fence
+                && *epoch == old.epoch
+            {
+                for (user, _) in PLACES.users.iter().filter(|(user, _)| took(*user)) {
+                    let known = past.entry(*user).or_default();
+                    *known = (*known).max(*next);
+                }
+            }
         }
     }
 
-    /// Takes the rows of these users over; fences and counts stay.
+    /// Takes the rows of these users over, and what is known of their past; fences and counts stay.
     pub(super) fn take_over(&mut self, other: &mut Shard, moves: impl Fn(Uuid) -> bool) {
         self.inbox
             .extend(other.inbox.extract_if(|key, _| moves(key.0)));
@@ -163,6 +198,12 @@ impl Shard {
             .extend(other.parked.extract_if(.., |key, _| moves(key.0)));
         self.rows
             .extend(other.rows.extract_if(.., |row| moves(row.user)));
+        for (ours, theirs) in self.past.iter_mut().zip(&other.past) {
+            for (user, next) in theirs.iter().filter(|(user, _)| moves(**user)) {
+                let known = ours.entry(*user).or_default();
+                *known = (*known).max(*next);
+            }
+        }
     }
 
     /// As delete_parked.sql should have it: a place alone may be another event's by now.

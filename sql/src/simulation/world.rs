@@ -213,31 +213,18 @@ impl<'s> World<'s> {
         }
     }
 
-    /// Not where a fence is of an older epoch: what was refused for good would be judged anew.
     fn rewind(&mut self, place: usize) {
-        if self.ground.version == 0 || self.ground.fences(place).is_some() {
-            self.ground.committed[place] = 0;
-            self.restart(place, place % WORKERS);
-        }
+        self.ground.committed[place] = 0;
+        self.restart(place, place % WORKERS);
     }
 
-    /// The lane's net catches this where each target's fence is there and none is past what another one lacks, where the
-    /// worker knows the newest map, and while nothing else happens. More it does not promise.
+    /// The lane's net catches this, whatever its worker knows of the map and whatever happens meanwhile. Not for a record
+    /// of whose slot and partition no shard has ever seen one: nobody can say then what the database lacks.
     fn skip(&mut self, place: usize) {
-        let ground = &mut self.ground;
-        let last = ground.log_end(place) - 1;
-        if !ground
-            .fences(place)
-            .is_some_and(|fence| ground.has_taken(place, fence))
-        {
-            return;
-        }
-        let worker = place % WORKERS;
-        ground.views[worker] = ground.version;
-        ground.committed[place] = last;
-        self.restart(place, worker);
-        while !self.ground.has_taken(place, last) {
-            self.lanes[place].step(&mut self.ground, 1);
+        let last = self.ground.log_end(place) - 1;
+        if last > 0 && self.ground.can_tell(place, last) {
+            self.ground.committed[place] = last;
+            self.restart(place, place % WORKERS);
         }
     }
 

@@ -153,7 +153,7 @@ async fn two_migrations_at_once_are_harmless(ground: Ground) {
                 .unwrap();
         }
         let rest = format!(
-            "drop table shardlane_schema_{}; drop table dead_letters; drop table if exists shard_identity, shard_catalog, reshard_journal, reshard_marker; \
+            "drop table shardlane_schema_{}; drop table dead_letters; drop table if exists shard_identity, shard_catalog, shard_past, reshard_journal, reshard_marker; \
              drop schema if exists partman cascade",
             ground.layout
         );

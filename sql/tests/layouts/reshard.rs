@@ -7,7 +7,7 @@ use shardlane_router::{Epoch, RouteKey, ShardId, SlotMap, TokenHash};
 use shardlane_sql::reshard::{Change, Plan, Reshard, ReshardError, ReshardOptions, Step};
 use shardlane_sql::testing::load::Writers;
 use shardlane_sql::testing::{TestDb, spare_database, test_map};
-use shardlane_sql::{Detail, Layout, SlotSet, SqlError, Store, migrate};
+use shardlane_sql::{Detail, ErrorClass, Layout, SlotSet, SqlError, Store, migrate};
 use uuid::Uuid;
 
 use crate::events::{from_kafka, order, user};
@@ -340,8 +340,64 @@ async fn a_fence_says_nothing_about_slots_that_came_later() {
 
     let report = apply(&store, &opened(moves, 50)).await.unwrap();
     assert_eq!(report.applied, 1);
-    let fence = store.fence(target, "orders.webhooks", 0).await.unwrap();
-    assert_eq!(fence, Some(51));
+    let applied = store.applied(target, "orders.webhooks", 0).await.unwrap();
+    assert_eq!(applied.fence, Some(51));
     let again = apply(&store, &opened(moves, 50)).await.unwrap_err();
     assert!(matches!(again, SqlError::Fenced { .. }), "{again}");
+}
+
+/// What a slot's owner has judged is not judged again by the next one, and not by the first one when the slot comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_a_partition_was_applied_moves_along_with_slots() {
+    let Some(db) = TestDb::new(Layout::Shards).await else {
+        return;
+    };
+    let store = db.store().await;
+    let shard_of = |user: &Uuid| store.target_of(*user).map(|target| target.shard());
+    let mut all = (0..).map(user);
+    let stays = all.find(|user| shard_of(user) == Some(ShardId(1))).unwrap();
+    let moves = all.find(|user| shard_of(user) == Some(ShardId(0))).unwrap();
+    let opened = |user, offset: i64| {
+        let event = order(user, "o1", &format!("e{offset}"), "created", 1);
+        from_kafka(vec![event], "orders.webhooks", 0, offset)
+    };
+    apply(&store, &opened(moves, 40)).await.unwrap();
+    apply(&store, &opened(stays, 100)).await.unwrap();
+    let slot_of = |user: Uuid| TokenHash::Postgres.token(&RouteKey::Uuid(user)).slot();
+    let moving = SlotSet::of(|slot| slot == slot_of(moves));
+    let mut reshard = Reshard::connect(db.urls(), test_map(), ReshardOptions::default())
+        .await
+        .unwrap();
+    let covered = async |user, offset| {
+        let target = store.target_of(user).unwrap();
+        let applied = store.applied(target, "orders.webhooks", 0).await.unwrap();
+        applied.covers(user, offset)
+    };
+    for (to, moves_done) in [(1, 40), (0, 60)] {
+        let old = store.target_of(moves).unwrap();
+        let change = Change {
+            slots: Some((moving.clone(), ShardId(to))),
+            ..Change::default()
+        };
+        reshard.run(&change, print).await.unwrap();
+        let refused = store.applied(old, "orders.webhooks", 0).await.unwrap_err();
+        assert_eq!(refused.class(), ErrorClass::Rerouted, "{refused}");
+        store.refresh(store.routes().epoch()).await;
+        assert_eq!(shard_of(&moves), Some(ShardId(to)));
+        assert!(covered(moves, moves_done).await, "to {to}");
+        assert!(!covered(moves, moves_done + 1).await, "to {to}");
+        assert!(covered(stays, 100).await && !covered(stays, 101).await);
+        let owners = store.routes().owners(&SlotSet::of(|slot| {
+            [slot_of(moves), slot_of(stays)].contains(&slot)
+        }));
+        let mut lowest = Vec::new();
+        for (target, slots) in owners {
+            let applied = store.applied(target, "orders.webhooks", 0).await.unwrap();
+            lowest.extend(applied.lowest(&slots, &SlotSet::empty()));
+        }
+        assert_eq!(lowest.into_iter().min(), Some(moves_done + 1));
+        if to == 1 {
+            apply(&store, &opened(moves, 60)).await.unwrap();
+        }
+    }
 }

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use shardlane_router::{PartitionId, RouteKey};
 use shardlane_sql::{Origin, Record, Routes, Target};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::fence::Fence;
+use super::fence::Known;
 use super::{Fences, Lane, Pair, bytes};
 use crate::dead_letter::{MALFORMED, Reason};
 use crate::error::WorkerError;
@@ -67,17 +66,9 @@ impl Lane {
             let received_bytes = bytes(&chunk);
             batch.next = Some(next);
             deadline.get_or_insert_with(|| tokio::time::Instant::now() + settings.batch_linger);
-            let routes = self.shared.store.routes();
-            let unknown = unknown_targets(&routes, &chunk, fences);
-            let read = unknown.iter().map(|target| self.read_fence(*target, next));
-            for (target, fence) in unknown.iter().zip(try_join_all(read).await?) {
-                match fence {
-                    Fence::At(fence) => fences.insert(*target, fence),
-                    Fence::Closed => return Ok(None),
-                    // Applying finds out where they belong.
-                    Fence::Rerouted(_) => fences.insert(*target, 0),
-                };
-            }
+            let Some(routes) = self.known_routes(&chunk, next, fences).await? else {
+                return Ok(None);
+            };
             chunk.retain(|raw| {
                 !raw.key_user()
                     .is_some_and(|user| is_covered(&routes, user, raw.offset, fences))
@@ -92,6 +83,29 @@ impl Lane {
         }
         let open = deadline.is_some() && !self.closing.load(Ordering::Acquire);
         Ok(open.then_some(batch))
+    }
+
+    /// The newest routes of these records, with fences of all targets; `None`: closed before that.
+    pub(super) async fn known_routes(
+        &self,
+        records: &[RawRecord],
+        seen: i64,
+        fences: &mut Fences,
+    ) -> Result<Option<Arc<Routes>>, WorkerError> {
+        let mut reroutes = self.reroutes();
+        loop {
+            let routes = self.shared.store.routes();
+            let unknown = unknown_targets(&routes, records, fences);
+            match self.know(&unknown, seen, fences).await? {
+                Known::All => return Ok(Some(routes)),
+                Known::Closed => return Ok(None),
+                Known::Rerouted(refusal) => {
+                    if !self.reroute(&mut reroutes, routes.epoch(), refusal).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
     }
 
     /// Decodes a batch. What is no event is a dead letter before this returns; `None`: closed before that.
@@ -163,10 +177,10 @@ fn unknown_targets(routes: &Routes, records: &[RawRecord], fences: &Fences) -> V
     unknown
 }
 
-/// Whether the fence of the user's target is past this offset. A frozen slot has no target, and no fence.
+/// Whether the user's target, or who had the slot before it, is past this offset. A frozen slot has no target.
 pub(super) fn is_covered(routes: &Routes, user: Uuid, offset: i64, fences: &Fences) -> bool {
     let target = routes.target_of(user);
     target
         .and_then(|target| fences.get(&target))
-        .is_some_and(|next| offset < *next)
+        .is_some_and(|applied| applied.covers(user, offset))
 }

@@ -1,8 +1,10 @@
 //! What lies between a fence and the group's offset.
 //!
-//! An offset is committed after its records are applied, so a group that is past the fence has been set there by somebody,
-//! or the database is an older one that was restored. Either way the fence knows better: what lies between is read again
-//! before anything behind it. What is dead among it is published once more.
+//! An offset is committed after its records are applied, so a group that is past a record that is not applied has been set
+//! there by somebody, or the database is an older one that was restored. Either way the fences know better: what lies
+//! between the lowest of them and the group is read again before anything behind it, and what no fence covers is applied.
+//! The lowest, because a partition that leads to several shards may have been applied to one of them and not to another.
+//! A fence that is low because its shard had no records costs a read of the log, once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +12,12 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use shardlane_router::{PartitionId, Slot};
-use shardlane_sql::Target;
+use shardlane_router::PartitionId;
 use shardlane_sql::mutants::{self, Mutant};
+use shardlane_sql::{Routes, SlotSet, Target};
 
-use super::fence::Fence;
+use super::batch::is_covered;
+use super::fence::Known;
 use super::retry::Failure;
 use super::{FROZEN_POLL, Fences, Lane};
 use crate::error::WorkerError;
@@ -25,8 +28,8 @@ use crate::stats::Stats;
 const READ_MAX: Duration = Duration::from_secs(5);
 
 impl Lane {
-    /// Applies what lies between the fences that are known and `first`, the first record that came. False: the lane was
-    /// closed before that.
+    /// Applies what lies before `first`, the first record that came, and is not applied. False: the lane was closed
+    /// before that.
     pub(super) async fn catch_up(
         &self,
         first: i64,
@@ -36,38 +39,45 @@ impl Lane {
         if mutants::is(Mutant::CommitBeforeWrite) || mutants::is(Mutant::LostRevokeDrain) {
             return Ok(true);
         }
-        // None at all: a database that has never seen the partition, and nobody can say what it lacks.
-        let known = fences.values().copied().max().unwrap_or(0);
-        if known == 0 || known >= first {
+        let Some(routes) = self.routes_of_owners(first, fences).await? else {
+            return Ok(false);
+        };
+        let owners = self.owners(&routes);
+        let none = SlotSet::empty();
+        let frozen = routes.catalog().map_or(&none, |catalog| &catalog.frozen);
+        // One of which nothing is known has never seen the partition, and nobody can say what it lacks.
+        let known = owners.iter().filter_map(|(target, slots)| {
+            let lowest = fences.get(target)?.lowest(slots, frozen)?;
+            Some((*target, lowest))
+        });
+        let behind: Vec<(Target, i64)> = known.filter(|(_, next)| *next < first).collect();
+        let Some(begin) = behind.iter().map(|(_, next)| *next).min() else {
             return Ok(true);
+        };
+        if !self.read_again(begin, first, fences).await? {
+            return Ok(false);
         }
-        // The newest records may all be another target's.
-        for target in self.owners() {
-            if fences.contains_key(&target) {
-                continue;
+        // A shard that has had no record for long would have all this read again whenever a lane begins.
+        for (target, _) in behind {
+            let (store, topic) = (&self.shared.store, &self.topic);
+            if let Err(error) = store.pass(target, topic, self.partition, first).await {
+                tracing::debug!("a fence stays where it is: {error}");
             }
-            match self.read_fence(target, first).await? {
-                Fence::At(fence) => fences.insert(target, fence),
-                Fence::Closed => return Ok(false),
-                // Applying finds out where they belong.
-                Fence::Rerouted(_) => return Ok(true),
-            };
         }
-        let fence = fences.values().copied().max().unwrap_or(0);
-        if fence >= first {
-            return Ok(true);
-        }
-        tracing::error!(
-            topic = %self.topic,
-            partition = self.partition,
-            fence,
-            offset = first,
-            "the group's offset is past what the database has applied; what lies between is read again"
-        );
-        let (mut next, mut retry) = (fence, self.retry());
-        let mut reader = None;
-        while next < first {
-            let piece = match self.read_gap(&mut reader, next, first).await {
+        Ok(true)
+    }
+
+    /// Applies what is not applied of what lies between. False: the lane was closed before that.
+    async fn read_again(
+        &self,
+        begin: i64,
+        end: i64,
+        fences: &mut Fences,
+    ) -> Result<bool, WorkerError> {
+        let (mut next, mut retry) = (begin, self.retry());
+        let (mut reader, mut caught_up) = (None, 0);
+        while next < end {
+            let mut piece = match self.read_gap(&mut reader, next, end).await {
                 Ok(piece) => piece,
                 Err(error) => {
                     reader = None;
@@ -80,6 +90,23 @@ impl Lane {
             // The rest is not in the log any more.
             let Some(last) = piece.last() else { break };
             next = last.offset + 1;
+            let Some(routes) = self.known_routes(&piece, next, fences).await? else {
+                return Ok(false);
+            };
+            piece.retain(|raw| {
+                let user = raw.key_user();
+                !user.is_some_and(|user| is_covered(&routes, user, raw.offset, fences))
+            });
+            if caught_up == 0 && !piece.is_empty() {
+                tracing::error!(
+                    topic = %self.topic,
+                    partition = self.partition,
+                    offset = end,
+                    first = piece.first().map(|raw| raw.offset),
+                    "the group's offset is past what the database has applied; what lies between is read again"
+                );
+            }
+            caught_up += piece.len();
             Stats::add(&self.shared.stats.counters.caught_up, piece.len());
             let Some(mut events) = self.decode(piece).await? else {
                 return Ok(false);
@@ -97,22 +124,34 @@ impl Lane {
         Ok(true)
     }
 
-    /// The targets that have users of the lane's partition: on manual shards those of its slots, and no other, because
-    /// another may be away.
-    fn owners(&self) -> Vec<Target> {
-        let routes = self.shared.store.routes();
-        let Some(catalog) = routes.catalog() else {
-            return routes.targets().collect();
-        };
+    /// The newest routes, with what all owners of the partition say; `None`: closed before that.
+    async fn routes_of_owners(
+        &self,
+        seen: i64,
+        fences: &mut Fences,
+    ) -> Result<Option<Arc<Routes>>, WorkerError> {
+        let mut reroutes = self.reroutes();
+        loop {
+            let routes = self.shared.store.routes();
+            let owners = self.owners(&routes).into_iter();
+            let owners: Vec<Target> = owners.map(|(target, _)| target).collect();
+            match self.know(&owners, seen, fences).await? {
+                Known::All => return Ok(Some(routes)),
+                Known::Closed => return Ok(None),
+                Known::Rerouted(refusal) => {
+                    if !self.reroute(&mut reroutes, routes.epoch(), refusal).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The targets that have users of the lane's partition, and no other, because another may be away.
+    fn owners(&self, routes: &Routes) -> Vec<(Target, SlotSet)> {
         let snapshot = self.shared.settings.map.snapshot();
-        let map = snapshot.document.map();
-        let owns = |target: &Target| {
-            Slot::all().any(|slot| {
-                map.partition_of(slot) == PartitionId(self.partition)
-                    && catalog.map.shard_of(slot) == target.shard()
-            })
-        };
-        routes.targets().filter(owns).collect()
+        let (map, partition) = (snapshot.document.map(), PartitionId(self.partition));
+        routes.owners(&SlotSet::of(|slot| map.partition_of(slot) == partition))
     }
 
     /// The next records from `next` on and before `end`, at most a batch; none where the log has none.

@@ -9,7 +9,7 @@ use shardlane_sql::{ErrorClass, Record, Report, Routes, SqlError, Target};
 use tracing::Instrument as _;
 
 use super::batch::is_covered;
-use super::fence::Fence;
+use super::fence::{Known, Read};
 use super::retry::Failure;
 use super::{Fences, Lane, Pair};
 use crate::breaker::Pass;
@@ -18,10 +18,6 @@ use crate::error::WorkerError;
 use crate::record::RawRecord;
 use crate::stats::Stats;
 use crate::sweep;
-
-/// How long a shard may refuse what the newest map gives it. A freeze is explained at once; this is a shard that is not
-/// what its map says, and somebody has to look.
-const UNEXPLAINED_MAX: Duration = Duration::from_secs(30);
 
 /// The longest pause between two batches for a reshard that asks to hold back.
 const HOLD_BACK_MAX: Duration = Duration::from_secs(1);
@@ -47,10 +43,23 @@ impl Lane {
         mut events: Vec<Pair>,
         fences: &mut Fences,
     ) -> Result<Option<Vec<Pair>>, WorkerError> {
-        let (store, counters) = (&self.shared.store, &self.shared.stats.counters);
-        let (mut retry, began) = (self.retry(), Instant::now());
+        let mut reroutes = self.reroutes();
+        let seen = events.last().map_or(0, |(_, raw)| raw.offset + 1);
         loop {
-            let (routes, round) = (store.routes(), Instant::now());
+            let (routes, round) = (self.shared.store.routes(), Instant::now());
+            match self
+                .know(&targets_of(&routes, &events), seen, fences)
+                .await?
+            {
+                Known::All => {}
+                Known::Closed => return Ok(None),
+                Known::Rerouted(refusal) => {
+                    if !self.reroute(&mut reroutes, routes.epoch(), refusal).await? {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+            }
             let hold_back = routes.hold_back(events.iter().map(|(record, _)| record.event.user_id));
             let grouped = group(&routes, events, fences);
             let mut rest = grouped.frozen;
@@ -65,7 +74,7 @@ impl Lane {
             for end in ends.await? {
                 match end {
                     GroupEnd::Done(target, next) => {
-                        fences.insert(target, next);
+                        fences.entry(target).or_default().fence = Some(next);
                     }
                     GroupEnd::Closed => return Ok(None),
                     GroupEnd::Rerouted(mut pairs, error) => {
@@ -84,18 +93,8 @@ impl Lane {
             let Some(refusal) = refusal else {
                 return Ok(Some(rest));
             };
-            Stats::add(&counters.reroutes, 1);
-            store.refresh(routes.epoch()).await;
-            let news = store.routes().epoch() > routes.epoch();
-            if !news {
-                // The shard refuses what the newest map gives it: that is explained soon, or never.
-                let delay = retry.next().unwrap_or(self.shared.settings.retry_delay_max);
-                if began.elapsed() > UNEXPLAINED_MAX {
-                    return Err(refusal.into());
-                }
-                if !self.pause(delay).await {
-                    return Ok(None);
-                }
+            if !self.reroute(&mut reroutes, routes.epoch(), refusal).await? {
+                return Ok(None);
             }
             events = rest;
         }
@@ -172,8 +171,9 @@ impl Lane {
                 }
                 ErrorClass::Fenced => {
                     Stats::add(&counters.zombie_refusals, 1);
-                    match self.read_fence(target, next).await? {
-                        Fence::At(fence) => {
+                    match self.read_applied(target, next).await? {
+                        Read::Applied(applied) => {
+                            let fence = applied.fence.unwrap_or(0);
                             let covered =
                                 raws[range.clone()].partition_point(|raw| raw.offset < fence);
                             Stats::add(&self.counters().fenced, covered);
@@ -181,8 +181,8 @@ impl Lane {
                                 work.push(range.start + covered..range.end);
                             }
                         }
-                        Fence::Closed => return Ok(GroupEnd::Closed),
-                        Fence::Rerouted(error) => {
+                        Read::Closed => return Ok(GroupEnd::Closed),
+                        Read::Rerouted(error) => {
                             work.push(range);
                             return Ok(rerouted(records, raws, &work, error));
                         }
@@ -282,6 +282,16 @@ struct Grouped {
     frozen: Vec<Pair>,
     /// How many a fence covers.
     covered: usize,
+}
+
+/// Where these events go: with aligned partitions to one target.
+fn targets_of(routes: &Routes, events: &[Pair]) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for (record, _) in events {
+        let target = routes.target_of(record.event.user_id);
+        targets.extend(target.filter(|target| !targets.contains(target)));
+    }
+    targets
 }
 
 fn group(routes: &Routes, events: Vec<Pair>, fences: &Fences) -> Grouped {

@@ -4,6 +4,7 @@ mod batch;
 mod catch_up;
 mod fence;
 mod group;
+mod reroute;
 mod retry;
 
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use shardlane_domain::Source;
 use shardlane_router::Epoch;
 use shardlane_sql::mutants::{self, Mutant};
-use shardlane_sql::{Record, Store, Target};
+use shardlane_sql::{Applied, Record, Store, Target};
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span};
 
@@ -82,8 +83,8 @@ impl Drop for Deferred {
     }
 }
 
-/// How far each target has applied the lane's partition: the next offset.
-type Fences = HashMap<Target, i64>;
+/// How far each target has applied the lane's partition.
+type Fences = HashMap<Target, Applied>;
 
 /// A decoded record with the raw one that it came from, which a dead letter needs.
 type Pair = (Record, RawRecord);

@@ -5,6 +5,7 @@
 
 mod audit;
 mod bad_input;
+mod catch_up;
 mod dlq;
 mod events;
 mod feed;

@@ -24,13 +24,13 @@ const USERS: usize = 24;
 const PARTITIONS: u32 = 5;
 
 /// Two shards and a database that joins them, behind partitions that fit neither two shards nor three.
-struct Ground {
-    world: World,
+pub(crate) struct Ground {
+    pub(crate) world: World,
     spare: String,
 }
 
 impl Ground {
-    async fn new() -> Option<Ground> {
+    pub(crate) async fn new() -> Option<Ground> {
         let shards = [ShardId(0), ShardId(1)];
         let ring = Ring {
             bootstrap: kafka().await?,
@@ -45,18 +45,18 @@ impl Ground {
         })
     }
 
-    fn urls(&self) -> Vec<String> {
+    pub(crate) fn urls(&self) -> Vec<String> {
         [self.world.db.urls(), std::slice::from_ref(&self.spare)].concat()
     }
 
-    async fn reshard(&self) -> Reshard {
+    pub(crate) async fn reshard(&self) -> Reshard {
         let urls = self.world.db.urls();
         Reshard::connect(urls, test_map(), ReshardOptions::default())
             .await
             .unwrap()
     }
 
-    fn grow(&self) -> Change {
+    pub(crate) fn grow(&self) -> Change {
         Change {
             add: vec![self.spare.clone()],
             ..Change::default()
@@ -88,7 +88,7 @@ impl Ground {
     }
 
     /// How many events of a user are applied, on whatever shard.
-    async fn applied(&self, user: Uuid) -> i64 {
+    pub(crate) async fn applied(&self, user: Uuid) -> i64 {
         let mut applied = 0;
         for url in self.urls() {
             let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -102,7 +102,7 @@ impl Ground {
         applied
     }
 
-    async fn until_applied(&self, user: Uuid, count: i64) {
+    pub(crate) async fn until_applied(&self, user: Uuid, count: i64) {
         until("the user's events are applied", async || {
             let applied = self.applied(user).await;
             (applied >= count)
@@ -139,7 +139,7 @@ impl Ground {
     }
 }
 
-fn print(step: Step, number: usize, steps: usize) {
+pub(crate) fn print(step: Step, number: usize, steps: usize) {
     println!("{number}/{steps} {step}");
 }
 

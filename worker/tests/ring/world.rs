@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -273,6 +273,22 @@ impl Ring {
             }
         }
         offsets
+    }
+
+    /// Sets a group's offset of one partition, as an operator does it while the group is empty.
+    pub(crate) fn set_offset(
+        &self,
+        settings: &WorkerSettings,
+        source: Source,
+        partition: i32,
+        offset: i64,
+    ) {
+        let mut list = TopicPartitionList::new();
+        let topic = self.topics.of(source);
+        list.add_partition_offset(&topic, partition, Offset::Offset(offset))
+            .unwrap();
+        let asker = self.asker(&settings.group);
+        asker.commit(&list, CommitMode::Sync).unwrap();
     }
 
     /// Each partition's committed offset is its log's end.

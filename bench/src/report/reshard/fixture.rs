@@ -79,6 +79,7 @@ pub(super) fn sample() -> Results {
             batch_rows_max: 500,
             connections: 4,
             backlog: 10_000,
+            rate: None,
             pause_ms: 5_000,
             quick: false,
         },

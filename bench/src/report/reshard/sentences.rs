@@ -138,8 +138,15 @@ fn wrong(changes: &[&ChangeResult]) -> Vec<String> {
 
 /// The size of the experiment in one line.
 pub(super) fn size(settings: &Settings) -> String {
+    let pace = match settings.rate {
+        Some(rate) => format!("{} come each second", plural(rate, "event", "events")),
+        None => format!(
+            "{} always wait, so the worker is never idle",
+            plural(settings.backlog, "event", "events")
+        ),
+    };
     format!(
-        "{} take turns, over {} and in batches of up to {}; {} always wait, so the worker is never idle.",
+        "{} take turns, over {} and in batches of up to {}; {pace}.",
         plural(settings.users, "user", "users"),
         plural(
             u64::from(settings.partitions),
@@ -147,7 +154,6 @@ pub(super) fn size(settings: &Settings) -> String {
             "Kafka partitions"
         ),
         plural(settings.batch_rows_max as u64, "record", "records"),
-        plural(settings.backlog, "event", "events"),
     )
 }
 
