@@ -41,8 +41,8 @@ const STEP_REQUESTS: usize = 20_000;
 const WARM_UP_RECORDS: usize = 50;
 /// How long a worker may take to have them in the database.
 const JOIN_MAX: Duration = Duration::from_secs(60);
-/// Requests a second beside slow sockets.
-const SLOW_RATE: f64 = 200.0;
+/// Share of the capacity that is sent beside slow sockets: so far below it that what is felt is the sockets, not a queue.
+const SLOW_SHARE: f64 = 0.1;
 /// Of a capacity run, before it counts.
 const WARM_UP: f64 = 0.25;
 
@@ -120,14 +120,16 @@ pub async fn run(settings: &DoorSettings, command: &str) -> anyhow::Result<DoorR
         door.close().await?;
     }
 
-    let rate = (capacity[0].requests_per_s.median * settings.open_share).max(1.0);
+    let taken = capacity[0].requests_per_s.median;
+    let rate = (taken * settings.open_share).max(1.0);
     say(
         &progress,
         &format!("open loop, {rate:.0}/s for {} s", settings.open_seconds),
     );
     let open = ground.open_loop(rate).await?;
-    say(&progress, "slow sockets");
-    let slow = ground.beside_slow_sockets(&kafka).await?;
+    let rate = (taken * SLOW_SHARE).max(1.0);
+    say(&progress, &format!("slow sockets, {rate:.0}/s"));
+    let slow = ground.beside_slow_sockets(&kafka, rate).await?;
     progress.finish_and_clear();
     let steps: Vec<Step> = steps
         .into_iter()
@@ -152,7 +154,7 @@ pub async fn run(settings: &DoorSettings, command: &str) -> anyhow::Result<DoorR
         capacity,
         steps,
         open,
-        slow: Some(slow),
+        slow,
         goals,
     })
 }
@@ -271,17 +273,17 @@ impl Ground {
         generate(&self.stream(events, seed))
     }
 
-    /// Far below the capacity, so that what is felt is the sockets and not the queue.
-    async fn beside_slow_sockets(&self, publisher: &Publisher) -> anyhow::Result<Slow> {
+    async fn beside_slow_sockets(&self, publisher: &Publisher, rate: f64) -> anyhow::Result<Slow> {
         let settings = &self.settings;
         let door = self.open(publisher).await?;
         let load = LoadSettings {
-            rate: SLOW_RATE,
-            // Before the door closes the sockets at its header's deadline.
+            rate,
+            // The door closes slow sockets at its header's deadline, of 30 seconds.
             duration_s: settings.seconds.min(10.0),
-            connections: settings.connections.min(64),
+            connections: settings.connections,
             users: settings.users,
             payload_bytes: settings.payload_bytes,
+            payments: 0.3,
             ..LoadSettings::default()
         };
         let slow = slow::measure(&door.target, &load, settings.runs).await?;

@@ -3,6 +3,8 @@
 //! Orders walk their states, some are disputed; a share of the events is sent twice, a share comes late, a share is
 //! illegal. The same [`StreamSettings`] give the same bytes on every machine.
 
+mod payload;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -10,9 +12,13 @@ use jiff::{SignedDuration, Timestamp};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Zipf};
-use serde::Serialize;
 use shardlane_domain::Source;
 use uuid::Uuid;
+
+use payload::{
+    ChargebackMeta, ChargebackPayload, OrderMeta, OrderPayload, PaymentMeta, PaymentPayload,
+    to_json,
+};
 
 /// How many orders are under way at once.
 const OPEN_WALKS: usize = 2_000;
@@ -398,78 +404,21 @@ impl Stream {
     }
 }
 
-fn to_json<T: Serialize>(payload: &T) -> String {
-    serde_json::to_string(payload)
-        .unwrap_or_else(|error| unreachable!("plain structs serialize: {error}"))
-}
-
-#[derive(Serialize)]
-struct OrderPayload<'a> {
-    provider_event_id: &'a str,
-    order_id: &'a str,
-    user_id: Uuid,
-    status: &'static str,
-    created_at: Timestamp,
-    updated_at: Timestamp,
-    meta: OrderMeta<'a>,
-}
-
-#[derive(Serialize)]
-struct OrderMeta<'a> {
-    amount: &'a str,
-    currency: &'static str,
-    note: &'a str,
-}
-
-#[derive(Serialize)]
-struct PaymentPayload<'a> {
-    event: String,
-    transaction_id: String,
-    order_id: &'a str,
-    merchant_id: &'static str,
-    status: &'static str,
-    amount: u64,
-    currency: &'static str,
-    timestamp: Timestamp,
-    metadata: PaymentMeta<'a>,
-}
-
-#[derive(Serialize)]
-struct PaymentMeta<'a> {
-    user_id: Uuid,
-    note: &'a str,
-}
-
-#[derive(Serialize)]
-struct ChargebackPayload<'a> {
-    provider_event_id: &'a str,
-    order_id: &'a str,
-    user_id: Uuid,
-    status: &'static str,
-    reason: &'static str,
-    amount: Option<Box<serde_json::value::RawValue>>,
-    currency: &'static str,
-    occurred_at: Timestamp,
-    meta: ChargebackMeta<'a>,
-}
-
-#[derive(Serialize)]
-struct ChargebackMeta<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resolution: Option<&'static str>,
-    note: &'a str,
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{HashMap, HashSet};
 
-    use shardlane_domain::{Body, DisputeState, Event, OrderState, Outcome};
+    use shardlane_domain::{Body, DisputeState, Event, OrderState, OrderStatus, Outcome};
 
     use super::*;
 
     fn settings(seed: u64, skew: f64) -> StreamSettings {
         StreamSettings::ingest(20_000, 500, skew, seed, 300)
+    }
+
+    fn decode(webhook: &Webhook) -> Event {
+        let payload = webhook.payload.clone();
+        Event::decode(webhook.source, payload, webhook.received_at).unwrap()
     }
 
     #[test]
@@ -484,40 +433,36 @@ mod tests {
         assert_ne!(bytes(7), bytes(8));
     }
 
-    /// Which share of the orders ends with the webhooks of its payment.
+    /// The share of ends that are told by a payment, for each end; all is as decoders read it.
     #[test]
-    fn payments_end_orders_where_they_are_asked_for() {
-        let with = |payments| StreamSettings {
-            payments,
-            illegal: 0.0,
-            late: 0.0,
-            ..settings(1, 0.0)
-        };
-        let ends = |payments, path| {
-            let stream = generate(&with(payments));
-            let of_path = stream.iter().filter(|webhook| webhook.path == path);
-            let ids: HashSet<_> = of_path
-                .map(|webhook| {
-                    let (bytes, at) = (webhook.payload.clone(), webhook.received_at);
-                    let event = Event::decode(webhook.source, bytes, at).unwrap();
-                    assert_eq!(event.event_id, webhook.event_id);
-                    match event.body {
-                        Body::Order(change) if change.status.as_str() == "success" => 1,
-                        _ => 0,
-                    }
-                })
-                .collect();
-            (stream.len(), ids.contains(&1))
-        };
-        let (orders, silvergate) = ("/webhooks/payments/orders", "/webhooks/silvergate");
-        assert_eq!(
-            (ends(0.0, orders).1, ends(0.0, silvergate).1),
-            (true, false)
-        );
-        assert_eq!(
-            (ends(1.0, orders).1, ends(1.0, silvergate).1),
-            (false, true)
-        );
+    fn payments_end_the_share_of_orders_that_is_asked_for() {
+        for share in [0.0, 0.3, 1.0] {
+            let span = SignedDuration::from_secs(60);
+            let stream = generate(&StreamSettings::load(20_000, 500, 1, 300, span, share));
+            let mut ends: HashMap<OrderStatus, [f64; 2]> = HashMap::new();
+            for webhook in stream.iter().filter(|webhook| !webhook.is_duplicate) {
+                let event = decode(webhook);
+                assert_eq!(event.event_id, webhook.event_id);
+                let paid = webhook.path == "/webhooks/silvergate";
+                assert_eq!(paid, event.event_id.starts_with("payment:"));
+                let Body::Order(change) = event.body else {
+                    continue;
+                };
+                assert!(!paid || change.status != OrderStatus::Created);
+                ends.entry(change.status).or_default()[usize::from(paid)] += 1.0;
+            }
+            for end in [OrderStatus::Success, OrderStatus::Failed] {
+                let [told, paid] = ends[&end];
+                assert!(told + paid > 300.0, "{ends:?}");
+                assert!(
+                    (paid / (told + paid) - share).abs() < 0.05,
+                    "{share}: {ends:?}"
+                );
+            }
+            let [_, authorized] = ends[&OrderStatus::Updated];
+            let paid = ends[&OrderStatus::Success][1] + ends[&OrderStatus::Failed][1];
+            assert!(authorized >= paid, "{ends:?}");
+        }
     }
 
     #[test]
@@ -532,8 +477,7 @@ mod tests {
         let mut disputes: HashMap<(Uuid, String), DisputeState> = HashMap::new();
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for webhook in &stream {
-            let event = Event::decode(webhook.source, webhook.payload.clone(), webhook.received_at)
-                .unwrap();
+            let event = decode(webhook);
             assert_eq!(event.user_id, webhook.user_id);
             assert!(webhook.payload.len() >= 300);
             if !seen.insert((event.source, event.event_id.clone())) {

@@ -35,8 +35,7 @@ pub struct DoorResults {
     /// Half of the capacity, open loop, to the row.
     pub open: LoadResults,
     /// What others feel of slow sockets.
-    #[serde(default)]
-    pub slow: Option<Slow>,
+    pub slow: Slow,
     /// The goals, and what came out.
     pub goals: Vec<Goal>,
 }
@@ -269,7 +268,7 @@ pub fn render(results: &DoorResults) -> String {
         results.settings.open_share,
         render_load(&results.open)
     );
-    for run in results.slow.iter().flat_map(|slow| &slow.runs) {
+    for run in &results.slow.runs {
         text.push_str(&format!(
             "  p99 without slow sockets {:.2} ms, beside them {:.2} ms\n",
             run.alone_p99_ms, run.beside_p99_ms

@@ -81,6 +81,9 @@ impl LoadSettings {
         if self.connections == 0 || self.users == 0 {
             bail!("--connections and --users must be 1 or more");
         }
+        if !(0.0..=1.0).contains(&self.payments) {
+            bail!("--payments {} is no share from 0 to 1", self.payments);
+        }
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

@@ -8,7 +8,7 @@ use hyper::header::HeaderValue;
 /// A front door's address.
 #[derive(Debug, Clone)]
 pub struct Target {
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(super) host: HeaderValue,
     base: String,
 }
@@ -63,10 +63,6 @@ impl Target {
             host: HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?,
             base: format!("http://{authority}"),
         })
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
     }
 }
 
