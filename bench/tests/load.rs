@@ -254,3 +254,26 @@ async fn where_nobody_listens_the_sentence_says_so() {
         "{refused}"
     );
 }
+
+#[test]
+fn a_load_without_bounds_is_refused() {
+    type Change = fn(&mut LoadSettings);
+    let refused: [(Change, &str); 6] = [
+        (|settings| settings.rate = 0.0, "--rate 0"),
+        (
+            |settings| settings.timeout_s = f64::INFINITY,
+            "--timeout inf",
+        ),
+        (|settings| settings.payments = 1.5, "--payments 1.5"),
+        (|settings| settings.payments = f64::NAN, "--payments NaN"),
+        (|settings| settings.users = 0, "--users must be 1"),
+        (|settings| settings.rate = 1e6, "sends 5000000 at most"),
+    ];
+    for (change, expect) in refused {
+        let mut load = settings(100.0, 10.0);
+        assert_eq!(load.requests().unwrap(), 1_000);
+        change(&mut load);
+        let error = load.requests().unwrap_err().to_string();
+        assert!(error.contains(expect), "{error}");
+    }
+}
