@@ -42,6 +42,9 @@ pub(crate) struct LoadArgs {
     /// Size that a payload is filled up to
     #[arg(long, value_name = "B", default_value_t = 300, value_parser = clap::value_parser!(u32).range(..=200_000))]
     payload_bytes: u32,
+    /// Share of orders that end with the webhooks of their payment, at /webhooks/silvergate
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = parse_share)]
+    payments: f64,
     /// Sign by Standard Webhooks with this secret, `whsec_...`
     #[arg(
         long,
@@ -83,6 +86,7 @@ impl LoadArgs {
             },
             payload_bytes: usize::try_from(self.payload_bytes)?,
             signed: self.sign.is_some(),
+            payments: self.payments,
         };
         let options = LoadOptions {
             target: Target::parse(&self.url, self.allow_remote)?,
@@ -119,7 +123,7 @@ impl LoadArgs {
     fn command(&self, settings: &LoadSettings) -> String {
         let mut command = format!(
             "shardlane load --url {} --rate {} --duration {} --connections {} --timeout {} --users {} --seed {} \
-             --payload-bytes {}",
+             --payload-bytes {} --payments {}",
             self.url,
             settings.rate,
             settings.duration_s,
@@ -128,6 +132,7 @@ impl LoadArgs {
             settings.users,
             settings.seed,
             settings.payload_bytes,
+            settings.payments,
         );
         for (given, argument) in [
             (self.poisson, " --poisson"),
@@ -153,6 +158,13 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.01..=200_000.0).contains(&rate) => Ok(rate),
         _ => Err("expected requests a second from 0.01 to 200000".to_owned()),
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a share from 0 to 1".to_owned()),
     }
 }
 

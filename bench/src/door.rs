@@ -6,6 +6,7 @@
 mod capacity;
 mod cpu;
 pub mod results;
+mod slow;
 mod steps;
 
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use crate::load::{LoadOptions, run as run_load};
 use crate::machine::{commit, describe};
 use crate::routing::results::Spread;
 use crate::stream::{StreamSettings, Webhook, generate};
-use results::{Capacity, CapacityRun, DoorResults, DoorSettings, Step, Way, goals};
+use results::{Capacity, CapacityRun, DoorResults, DoorSettings, Slow, Step, Way, goals};
 
 /// How long a record may wait for the broker.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +41,8 @@ const STEP_REQUESTS: usize = 20_000;
 const WARM_UP_RECORDS: usize = 50;
 /// How long a worker may take to have them in the database.
 const JOIN_MAX: Duration = Duration::from_secs(60);
+/// Share of the capacity that is sent beside slow sockets: so far below it that what is felt is the sockets, not a queue.
+const SLOW_SHARE: f64 = 0.1;
 /// Of a capacity run, before it counts.
 const WARM_UP: f64 = 0.25;
 
@@ -117,12 +120,16 @@ pub async fn run(settings: &DoorSettings, command: &str) -> anyhow::Result<DoorR
         door.close().await?;
     }
 
-    let rate = (capacity[0].requests_per_s.median * settings.open_share).max(1.0);
+    let taken = capacity[0].requests_per_s.median;
+    let rate = (taken * settings.open_share).max(1.0);
     say(
         &progress,
         &format!("open loop, {rate:.0}/s for {} s", settings.open_seconds),
     );
     let open = ground.open_loop(rate).await?;
+    let rate = (taken * SLOW_SHARE).max(1.0);
+    say(&progress, &format!("slow sockets, {rate:.0}/s"));
+    let slow = ground.beside_slow_sockets(&kafka, rate).await?;
     progress.finish_and_clear();
     let steps: Vec<Step> = steps
         .into_iter()
@@ -131,7 +138,7 @@ pub async fn run(settings: &DoorSettings, command: &str) -> anyhow::Result<DoorR
             cpu_us: Spread::of(us),
         })
         .collect();
-    let goals = goals(&capacity, &steps, &open);
+    let goals = goals(&capacity, &steps, &open, &slow);
     // Before their broker stops, of which they would complain.
     drop((kafka, discarding));
     ground.close();
@@ -147,6 +154,7 @@ pub async fn run(settings: &DoorSettings, command: &str) -> anyhow::Result<DoorR
         capacity,
         steps,
         open,
+        slow,
         goals,
     })
 }
@@ -227,6 +235,8 @@ impl Ground {
     async fn open(&self, publisher: &Publisher) -> anyhow::Result<Door> {
         let settings = IngestSettings {
             listen: ([127, 0, 0, 1], 0).into(),
+            // A slow socket has a place until its deadline: there must be more places than of those.
+            connections_max: usize::try_from(2 * slow::SOCKETS)?,
             ..IngestSettings::new(Sources::unsigned())
         };
         let mode = Mode::Kafka(publisher.clone());
@@ -249,11 +259,36 @@ impl Ground {
     fn stream(&self, events: usize, seed: u64) -> StreamSettings {
         let settings = &self.settings;
         let span = SignedDuration::from_secs(60);
-        StreamSettings::load(events, settings.users, seed, settings.payload_bytes, span)
+        StreamSettings::load(
+            events,
+            settings.users,
+            seed,
+            settings.payload_bytes,
+            span,
+            0.0,
+        )
     }
 
     fn webhooks(&self, events: usize, seed: u64) -> Vec<Webhook> {
         generate(&self.stream(events, seed))
+    }
+
+    async fn beside_slow_sockets(&self, publisher: &Publisher, rate: f64) -> anyhow::Result<Slow> {
+        let settings = &self.settings;
+        let door = self.open(publisher).await?;
+        let load = LoadSettings {
+            rate,
+            // Long enough for a p99, and far from the header's deadline, 30 seconds, at which slow sockets are closed.
+            duration_s: (2.0 * settings.seconds).min(10.0),
+            connections: settings.connections,
+            users: settings.users,
+            payload_bytes: settings.payload_bytes,
+            payments: 0.3,
+            ..LoadSettings::default()
+        };
+        let slow = slow::measure(&door.target, &load, settings.runs).await?;
+        door.close().await?;
+        Ok(slow)
     }
 
     /// A front door, a worker and a database, at a part of the capacity.

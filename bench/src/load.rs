@@ -82,6 +82,7 @@ pub async fn run(options: LoadOptions) -> anyhow::Result<LoadResults> {
         settings.seed,
         settings.payload_bytes,
         SignedDuration::from_secs_f64(settings.duration_s),
+        settings.payments,
     ));
     let start = Instant::now() + Duration::from_millis(50);
     let tally = Arc::new(Tally::new(start, settings.duration_s));

@@ -3,6 +3,8 @@
 //! Orders walk their states, some are disputed; a share of the events is sent twice, a share comes late, a share is
 //! illegal. The same [`StreamSettings`] give the same bytes on every machine.
 
+mod payload;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -10,9 +12,13 @@ use jiff::{SignedDuration, Timestamp};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Zipf};
-use serde::Serialize;
 use shardlane_domain::Source;
 use uuid::Uuid;
+
+use payload::{
+    ChargebackMeta, ChargebackPayload, OrderMeta, OrderPayload, PaymentMeta, PaymentPayload,
+    to_json,
+};
 
 /// How many orders are under way at once.
 const OPEN_WALKS: usize = 2_000;
@@ -44,6 +50,8 @@ pub struct StreamSettings {
     pub illegal: f64,
     /// Share of successful orders with a dispute.
     pub disputes: f64,
+    /// Share of orders that end with the webhooks of their payment.
+    pub payments: f64,
 }
 
 impl StreamSettings {
@@ -64,19 +72,22 @@ impl StreamSettings {
             late: 0.01,
             illegal: 0.005,
             disputes: 0.1,
+            payments: 0.0,
         }
     }
 
     /// A stream for the front door, whose events happen while they are sent. None is late or illegal, so that each is
-    /// taken: 2 % duplicates, 10 % disputed.
+    /// taken: 2 % duplicates, 10 % disputed, and this share of orders `payments`.
     pub fn load(
         events: usize,
         users: u32,
         seed: u64,
         payload_bytes: usize,
         span: SignedDuration,
+        payments: f64,
     ) -> Self {
         StreamSettings {
+            payments,
             start: Timestamp::now(),
             span,
             late: 0.0,
@@ -91,8 +102,10 @@ impl StreamSettings {
 pub struct Webhook {
     /// Whether it was sent before.
     pub is_duplicate: bool,
-    /// Where it is posted.
+    /// What it is: its topic, and the name space of its id.
     pub source: Source,
+    /// Where it is posted.
+    pub path: &'static str,
     /// The provider's id of it.
     pub event_id: String,
     /// Its user: the Kafka key.
@@ -106,6 +119,7 @@ pub struct Webhook {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
     Order(&'static str),
+    Payment(&'static str),
     Dispute(&'static str, Option<&'static str>),
 }
 
@@ -239,7 +253,13 @@ impl Stream {
             steps.push(Step::Order("updated"));
         }
         let paid = self.rng.random_bool(0.9);
-        steps.push(Step::Order(if paid { "success" } else { "failed" }));
+        // Nothing is drawn where there are none, so that such a stream stays what it was.
+        if self.settings.payments > 0.0 && self.rng.random_bool(self.settings.payments) {
+            let end = if paid { "captured" } else { "voided" };
+            steps.extend(["authorized", end].map(Step::Payment));
+        } else {
+            steps.push(Step::Order(if paid { "success" } else { "failed" }));
+        }
         if self.rng.random_bool(self.settings.illegal) {
             steps.push(Step::Order("updated"));
         }
@@ -294,9 +314,32 @@ impl Stream {
         // The provider's clock counts a walk's steps, so a late event is seen to be late.
         let step_ms = i64::try_from(walk.next).unwrap_or(0);
         let occurred_at = walk.created_at + SignedDuration::from_millis(step_ms);
-        let (source, json) = match step {
+        let (source, path, event, json) = match step {
+            Step::Payment(status) => (
+                Source::Orders,
+                "/webhooks/silvergate",
+                format!("payment:tx-{:x}:{status}", walk.order),
+                self.filled(|note| {
+                    to_json(&PaymentPayload {
+                        event: format!("payment.{status}"),
+                        transaction_id: format!("tx-{:x}", walk.order),
+                        order_id: &order,
+                        merchant_id: "m-1",
+                        status,
+                        amount: walk.amount_minor,
+                        currency: "EUR",
+                        timestamp: occurred_at,
+                        metadata: PaymentMeta {
+                            user_id: walk.user_id,
+                            note,
+                        },
+                    })
+                }),
+            ),
             Step::Order(status) => (
                 Source::Orders,
+                "/webhooks/payments/orders",
+                event.clone(),
                 self.filled(|note| {
                     to_json(&OrderPayload {
                         provider_event_id: &event,
@@ -315,6 +358,8 @@ impl Stream {
             ),
             Step::Dispute(status, resolution) => (
                 Source::Chargebacks,
+                "/webhooks/payments/chargebacks",
+                event.clone(),
                 self.filled(|note| {
                     to_json(&ChargebackPayload {
                         provider_event_id: &event,
@@ -333,6 +378,7 @@ impl Stream {
         Webhook {
             is_duplicate: false,
             source,
+            path,
             event_id: event,
             user_id: walk.user_id,
             received_at,
@@ -358,59 +404,21 @@ impl Stream {
     }
 }
 
-fn to_json<T: Serialize>(payload: &T) -> String {
-    serde_json::to_string(payload)
-        .unwrap_or_else(|error| unreachable!("plain structs serialize: {error}"))
-}
-
-#[derive(Serialize)]
-struct OrderPayload<'a> {
-    provider_event_id: &'a str,
-    order_id: &'a str,
-    user_id: Uuid,
-    status: &'static str,
-    created_at: Timestamp,
-    updated_at: Timestamp,
-    meta: OrderMeta<'a>,
-}
-
-#[derive(Serialize)]
-struct OrderMeta<'a> {
-    amount: &'a str,
-    currency: &'static str,
-    note: &'a str,
-}
-
-#[derive(Serialize)]
-struct ChargebackPayload<'a> {
-    provider_event_id: &'a str,
-    order_id: &'a str,
-    user_id: Uuid,
-    status: &'static str,
-    reason: &'static str,
-    amount: Option<Box<serde_json::value::RawValue>>,
-    currency: &'static str,
-    occurred_at: Timestamp,
-    meta: ChargebackMeta<'a>,
-}
-
-#[derive(Serialize)]
-struct ChargebackMeta<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resolution: Option<&'static str>,
-    note: &'a str,
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{HashMap, HashSet};
 
-    use shardlane_domain::{Body, DisputeState, Event, OrderState, Outcome};
+    use shardlane_domain::{Body, DisputeState, Event, OrderState, OrderStatus, Outcome};
 
     use super::*;
 
     fn settings(seed: u64, skew: f64) -> StreamSettings {
         StreamSettings::ingest(20_000, 500, skew, seed, 300)
+    }
+
+    fn decode(webhook: &Webhook) -> Event {
+        let payload = webhook.payload.clone();
+        Event::decode(webhook.source, payload, webhook.received_at).unwrap()
     }
 
     #[test]
@@ -425,17 +433,51 @@ mod tests {
         assert_ne!(bytes(7), bytes(8));
     }
 
+    /// The share of ends that are told by a payment, for each end; all is as decoders read it.
+    #[test]
+    fn payments_end_the_share_of_orders_that_is_asked_for() {
+        for share in [0.0, 0.3, 1.0] {
+            let span = SignedDuration::from_secs(60);
+            let stream = generate(&StreamSettings::load(20_000, 500, 1, 300, span, share));
+            let mut ends: HashMap<OrderStatus, [f64; 2]> = HashMap::new();
+            for webhook in stream.iter().filter(|webhook| !webhook.is_duplicate) {
+                let event = decode(webhook);
+                assert_eq!(event.event_id, webhook.event_id);
+                let paid = webhook.path == "/webhooks/silvergate";
+                assert_eq!(paid, event.event_id.starts_with("payment:"));
+                let Body::Order(change) = event.body else {
+                    continue;
+                };
+                assert!(!paid || change.status != OrderStatus::Created);
+                ends.entry(change.status).or_default()[usize::from(paid)] += 1.0;
+            }
+            for end in [OrderStatus::Success, OrderStatus::Failed] {
+                let [told, paid] = ends[&end];
+                assert!(told + paid > 300.0, "{ends:?}");
+                assert!(
+                    (paid / (told + paid) - share).abs() < 0.05,
+                    "{share}: {ends:?}"
+                );
+            }
+            let [_, authorized] = ends[&OrderStatus::Updated];
+            let paid = ends[&OrderStatus::Success][1] + ends[&OrderStatus::Failed][1];
+            assert!(authorized >= paid, "{ends:?}");
+        }
+    }
+
     #[test]
     fn the_stream_has_what_it_promises() {
-        let stream = generate(&settings(1, 0.0));
+        let stream = generate(&StreamSettings {
+            payments: 0.3,
+            ..settings(1, 0.0)
+        });
         assert_eq!(stream.len(), 20_000);
         let mut seen = HashSet::new();
         let mut orders: HashMap<(Uuid, String), OrderState> = HashMap::new();
         let mut disputes: HashMap<(Uuid, String), DisputeState> = HashMap::new();
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for webhook in &stream {
-            let event = Event::decode(webhook.source, webhook.payload.clone(), webhook.received_at)
-                .unwrap();
+            let event = decode(webhook);
             assert_eq!(event.user_id, webhook.user_id);
             assert!(webhook.payload.len() >= 300);
             if !seen.insert((event.source, event.event_id.clone())) {

@@ -63,6 +63,12 @@ async fn each_way_is_measured_and_every_event_that_is_looked_for_has_its_row() {
         results.steps.iter().all(|step| step.cpu_us.median > 0.0),
         "{table}"
     );
+    let slow = &results.slow;
+    assert_eq!((slow.sockets, slow.runs.len()), (1_000, 1), "{table}");
+    let felt = slow.runs[0].beside_p99_ms / slow.runs[0].alone_p99_ms;
+    let goal = results.goals.last().unwrap();
+    assert!(goal.name.contains("slow sockets") && felt > 0.0, "{table}");
+    assert!((goal.value - felt).abs() < 1e-9, "{table}");
     let ratio = &results.goals[0];
     let expected = rate(Way::Kafka) / rate(Way::NoProduce);
     assert!((ratio.value - expected).abs() < 1e-9, "{table}");

@@ -1,5 +1,6 @@
 //! The load generator against servers whose answers are known.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -100,7 +101,11 @@ async fn load(server: &Server, settings: LoadSettings, key: Option<SigningKey>) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_are_valid_walks_and_all_are_counted() {
     let server = serve(|_| 202).await;
-    let results = load(&server, settings(400.0, 1.0), None).await;
+    let with_payments = LoadSettings {
+        payments: 0.3,
+        ..settings(400.0, 1.0)
+    };
+    let results = load(&server, with_payments, None).await;
     assert!(results.is_good(), "{}", render(&results));
     let measured = &results.measured;
     assert_eq!(
@@ -122,19 +127,19 @@ async fn requests_are_valid_walks_and_all_are_counted() {
     );
 
     let got = server.got.lock().unwrap();
-    let mut sources = Vec::new();
+    let mut paths = HashSet::new();
     for request in got.iter() {
         let source = match request.path.as_str() {
-            "/webhooks/payments/orders" => Source::Orders,
+            "/webhooks/payments/orders" | "/webhooks/silvergate" => Source::Orders,
             "/webhooks/payments/chargebacks" => Source::Chargebacks,
             other => panic!("{other}"),
         };
         Event::decode(source, request.body.clone(), jiff::Timestamp::now()).unwrap();
         assert_eq!(request.headers["content-type"], "application/json");
         assert!(!request.headers.contains_key("webhook-signature"));
-        sources.push(source);
+        paths.insert(&request.path);
     }
-    assert!(sources.contains(&Source::Chargebacks) && sources.contains(&Source::Orders));
+    assert_eq!(paths.len(), 3, "{paths:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,4 +253,27 @@ async fn where_nobody_listens_the_sentence_says_so() {
         refused.to_string().contains("is the front door running"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_load_without_bounds_is_refused() {
+    type Change = fn(&mut LoadSettings);
+    let refused: [(Change, &str); 6] = [
+        (|settings| settings.rate = 0.0, "--rate 0"),
+        (
+            |settings| settings.timeout_s = f64::INFINITY,
+            "--timeout inf",
+        ),
+        (|settings| settings.payments = 1.5, "--payments 1.5"),
+        (|settings| settings.payments = f64::NAN, "--payments NaN"),
+        (|settings| settings.users = 0, "--users must be 1"),
+        (|settings| settings.rate = 1e6, "sends 5000000 at most"),
+    ];
+    for (change, expect) in refused {
+        let mut load = settings(100.0, 10.0);
+        assert_eq!(load.requests().unwrap(), 1_000);
+        change(&mut load);
+        let error = load.requests().unwrap_err().to_string();
+        assert!(error.contains(expect), "{error}");
+    }
 }

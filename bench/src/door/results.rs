@@ -34,6 +34,8 @@ pub struct DoorResults {
     pub steps: Vec<Step>,
     /// Half of the capacity, open loop, to the row.
     pub open: LoadResults,
+    /// What others feel of slow sockets.
+    pub slow: Slow,
     /// The goals, and what came out.
     pub goals: Vec<Goal>,
 }
@@ -108,6 +110,28 @@ pub struct CapacityRun {
     pub server_cpu_us: f64,
 }
 
+/// The same open loop without and beside sockets that never end their requests.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Slow {
+    /// How many of those.
+    pub sockets: u32,
+    /// Of the others.
+    pub requests_per_s: f64,
+    /// p99 beside them by p99 without, over the rounds.
+    pub ratio: Spread,
+    /// Every round.
+    pub runs: Vec<SlowRun>,
+}
+
+/// One round.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SlowRun {
+    /// Without slow sockets.
+    pub alone_p99_ms: f64,
+    /// Beside them.
+    pub beside_p99_ms: f64,
+}
+
 /// CPU time of a part of a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Step {
@@ -155,7 +179,12 @@ impl Goal {
 }
 
 /// The goals of what was measured.
-pub(super) fn goals(capacity: &[Capacity], steps: &[Step], open: &LoadResults) -> Vec<Goal> {
+pub(super) fn goals(
+    capacity: &[Capacity],
+    steps: &[Step],
+    open: &LoadResults,
+    slow: &Slow,
+) -> Vec<Goal> {
     // Within a round, then over the rounds: what drifts harms both sides alike.
     let ratio = |other: Way| {
         let runs = |way| {
@@ -198,6 +227,11 @@ pub(super) fn goals(capacity: &[Capacity], steps: &[Step], open: &LoadResults) -
             250.0,
         ),
         Goal::at_most("missed sends", missed, 0.0),
+        Goal::at_most(
+            &format!("p99 beside {} slow sockets / without, x", slow.sockets),
+            slow.ratio.median,
+            1.2,
+        ),
     ]
 }
 
@@ -234,6 +268,12 @@ pub fn render(results: &DoorResults) -> String {
         results.settings.open_share,
         render_load(&results.open)
     );
+    for run in &results.slow.runs {
+        text.push_str(&format!(
+            "  p99 without slow sockets {:.2} ms, beside them {:.2} ms\n",
+            run.alone_p99_ms, run.beside_p99_ms
+        ));
+    }
     for goal in &results.goals {
         text.push_str(&format!(
             "  {:<50} {:>9.2}  goal {} {:>7.2}  {}\n",

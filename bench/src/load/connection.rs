@@ -115,7 +115,7 @@ fn request(
     arrival: Arrival,
 ) -> Option<Request<Full<Bytes>>> {
     let webhook = arrival.webhook;
-    let mut request = Request::post(Target::path(webhook.source))
+    let mut request = Request::post(webhook.path)
         .header(HOST, &target.host)
         .header(CONTENT_TYPE, "application/json");
     if let Some(key) = key {

@@ -40,6 +40,9 @@ pub struct LoadSettings {
     pub payload_bytes: usize,
     /// Whether requests are signed.
     pub signed: bool,
+    /// Share of orders that end with the webhooks of their payment.
+    #[serde(default)]
+    pub payments: f64,
 }
 
 impl Default for LoadSettings {
@@ -55,6 +58,7 @@ impl Default for LoadSettings {
             seed: 1,
             payload_bytes: 300,
             signed: false,
+            payments: 0.0,
         }
     }
 }
@@ -76,6 +80,9 @@ impl LoadSettings {
         }
         if self.connections == 0 || self.users == 0 {
             bail!("--connections and --users must be 1 or more");
+        }
+        if !(0.0..=1.0).contains(&self.payments) {
+            bail!("--payments {} is no share from 0 to 1", self.payments);
         }
         #[expect(
             clippy::cast_possible_truncation,

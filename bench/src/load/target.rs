@@ -4,12 +4,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
-use shardlane_domain::Source;
 
 /// A front door's address.
 #[derive(Debug, Clone)]
 pub struct Target {
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(super) host: HeaderValue,
     base: String,
 }
@@ -64,14 +63,6 @@ impl Target {
             host: HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?,
             base: format!("http://{authority}"),
         })
-    }
-
-    /// Where webhooks of a source are posted.
-    pub(super) fn path(source: Source) -> &'static str {
-        match source {
-            Source::Orders => "/webhooks/payments/orders",
-            Source::Chargebacks => "/webhooks/payments/chargebacks",
-        }
     }
 }
 

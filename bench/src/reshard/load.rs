@@ -72,6 +72,7 @@ impl Numbered {
         Webhook {
             is_duplicate: false,
             source: Source::Orders,
+            path: "/webhooks/payments/orders",
             event_id: sequence.to_string(),
             user_id: user,
             received_at: at,
