@@ -1,6 +1,6 @@
 //! A study: one experiment whose parts each ask the same thing of several layouts and paths, in several runs.
 //!
-//! An experiment names its parts and their figures, measures cells by [`rounds`], and says in sentences what came out;
+//! An experiment names its parts and their figures, measures cells by `rounds`, and says in sentences what came out;
 //! the table for a terminal, the page and `results.json` are made here, the same for all.
 
 mod rounds;
