@@ -122,7 +122,16 @@ async fn under_load_each_users_order_is_kept() {
 
     let (stats, refusals) = (worker.stats(), Arc::clone(&storm.refusals));
     check(&world, worker, storm, &settings).await;
-    assert_eq!(stats.counts().misrouted, 0);
+    // What nobody acknowledged may come late, and lie where the old map wants it; see decision 7.
+    let unacknowledged: u64 = refusals
+        .iter()
+        .map(|of| of.late.load(Ordering::Relaxed) + of.unknown.load(Ordering::Relaxed))
+        .sum();
+    let misrouted = stats.counts().misrouted;
+    assert!(
+        misrouted <= unacknowledged,
+        "{misrouted} misrouted: {refusals:?}"
+    );
     let refused = &refusals[2];
     assert!(refused.lease.load(Ordering::Relaxed) > 0, "{refused:?}");
     assert_eq!(watches[2].snapshot().document.map().epoch(), Epoch(1));
