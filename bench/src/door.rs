@@ -141,7 +141,7 @@ pub async fn run(settings: &DoorSettings, command: &str) -> anyhow::Result<DoorR
     let goals = goals(&capacity, &steps, &open, &slow);
     // Before their broker stops, of which they would complain.
     drop((kafka, discarding));
-    ground.close();
+    drop(ground);
     Ok(DoorResults {
         experiment: "door".to_owned(),
         started_at: started_at.to_string(),
@@ -182,6 +182,15 @@ impl Door {
     }
 }
 
+impl Drop for Ground {
+    /// A runtime must not end on another's thread while it could block that; a failed run would tell of this instead.
+    fn drop(&mut self) {
+        if let Some(doors) = self.doors.take() {
+            doors.shutdown_background();
+        }
+    }
+}
+
 impl Ground {
     async fn prepare(settings: &DoorSettings) -> anyhow::Result<Ground> {
         let lab = Lab::start(&[Layout::Single], 1).await?;
@@ -207,13 +216,6 @@ impl Ground {
         self.doors
             .as_ref()
             .context("the runtime is there until the end")
-    }
-
-    /// A runtime must not be dropped on another's thread while it could block that.
-    fn close(mut self) {
-        if let Some(doors) = self.doors.take() {
-            doors.shutdown_background();
-        }
     }
 
     /// Into new topics under a prefix.

@@ -4,12 +4,8 @@ use shardlane_bench::door::results::{DoorSettings, Way, render};
 use shardlane_bench::door::run;
 use shardlane_local::require;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_way_is_measured_and_every_event_that_is_looked_for_has_its_row() {
-    let (Some(()), Some(())) = (require("kafka"), require("postgres")) else {
-        return;
-    };
-    let settings = DoorSettings {
+fn settings(payload_bytes: usize) -> DoorSettings {
+    DoorSettings {
         runs: 1,
         seconds: 0.5,
         open_seconds: 1.0,
@@ -17,9 +13,18 @@ async fn each_way_is_measured_and_every_event_that_is_looked_for_has_its_row() {
         connections: 16,
         partitions: 4,
         users: 200,
-        payload_bytes: 300,
+        payload_bytes,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_way_is_measured_and_every_event_that_is_looked_for_has_its_row() {
+    let (Some(()), Some(())) = (require("kafka"), require("postgres")) else {
+        return;
     };
-    let results = run(&settings, "shardlane experiment door").await.unwrap();
+    let results = run(&settings(300), "shardlane experiment door")
+        .await
+        .unwrap();
     let table = render(&results);
 
     assert!(results.open.is_good(), "{table}");
@@ -73,4 +78,15 @@ async fn each_way_is_measured_and_every_event_that_is_looked_for_has_its_row() {
     let expected = rate(Way::Kafka) / rate(Way::NoProduce);
     assert!((ratio.value - expected).abs() < 1e-9, "{table}");
     assert_eq!(ratio.met, expected >= 0.5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_fails_says_why() {
+    let (Some(()), Some(())) = (require("kafka"), require("postgres")) else {
+        return;
+    };
+    let error = run(&settings(300_000), "shardlane experiment door")
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("over the limit"), "{error:#}");
 }

@@ -9,6 +9,15 @@ pub(super) fn to_json<T: Serialize>(payload: &T) -> String {
         .unwrap_or_else(|error| unreachable!("plain structs serialize: {error}"))
 }
 
+/// A letter a byte.
+pub(super) fn to_text(noise: &[u8]) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz 01234";
+    noise
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
+        .collect()
+}
+
 #[derive(Serialize)]
 pub(super) struct OrderPayload<'a> {
     pub(super) provider_event_id: &'a str,
