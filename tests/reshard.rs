@@ -201,7 +201,7 @@ async fn is_finished_after_a_kill(step: usize, half_done: Option<&HalfDone>) {
     world.killed_at(step, half_done).await;
     let (code, status, error) = world.run(&["status"]);
     // What is quick may have been done before the signal came.
-    let is_over = step >= 13 && status.contains("no reshard is under way");
+    let is_over = step >= 12 && status.contains("no reshard is under way");
     if !is_over {
         assert_eq!(code, Some(1), "{status}{error}");
         let done = status.split("under way: ").nth(1).unwrap();

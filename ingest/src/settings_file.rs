@@ -138,7 +138,7 @@ mod tests {
             .collect();
         let file: SettingsFile = toml::from_str(&all).unwrap();
         assert!(
-            file.server.tls.is_some() && file.sources.len() == 3,
+            file.server.tls.is_some() && file.sources.len() == 4,
             "{file:?}"
         );
         let defaults = IngestSettings::new(Sources::unsigned());

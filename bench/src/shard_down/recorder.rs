@@ -239,7 +239,7 @@ mod tests {
         near(result.healthy_events_per_s_during, 100.0);
         near(result.victim_events_per_s_drain, 200.0);
         near(result.healthy_stall_before_ms, 10.0);
-        near(result.healthy_stall_during_ms, 510.0);
+        near(result.healthy_stall_during_ms, 500.0);
         near(result.first_commit_s, 0.01);
         near(result.drained_s, 2.0);
         assert_eq!(result.waiting_max, 200);
