@@ -96,9 +96,10 @@ impl Progress {
         self.bytes() <= self.in_flight.share() / 2
     }
 
-    /// The bytes at which a batch is full: the next one must find room meanwhile.
+    /// The bytes at which a batch is full: three of the chunks that the poller hands over, which are a quarter of a share.
+    /// Not all of it: what is a little less would wait for the rest that cannot come.
     pub(crate) fn batch_bytes_max(&self, setting: usize) -> usize {
-        setting.min(self.in_flight.share() / 2)
+        setting.min(self.in_flight.share() / 4 * 3)
     }
 
     pub(crate) fn took(&self, bytes: usize) {

@@ -22,7 +22,7 @@ pub struct WorkerSettings {
     pub map: MapSource,
     /// A batch is full at this many records.
     pub batch_rows_max: usize,
-    /// A batch is full at this many bytes, or at half of its lane's share of `in_flight_bytes_max`.
+    /// A batch is full at this many bytes, or at three quarters of its lane's share of `in_flight_bytes_max`.
     pub batch_bytes_max: usize,
     /// A batch that is not full waits this long for more.
     pub batch_linger: Duration,
