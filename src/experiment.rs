@@ -106,13 +106,7 @@ impl ReshardArgs {
             },
             command: command_line(),
         };
-        let results = tokio::select! {
-            results = reshard::run(&options) => results?,
-            signal = tokio::signal::ctrl_c() => {
-                signal?;
-                anyhow::bail!("interrupted; the servers of the experiment are being stopped");
-            }
-        };
+        let results = unless_interrupted(reshard::run(&options)).await?;
         let json = self.out.join("reshard.json");
         let html = self.out.join("reshard.html");
         write_json(&results, &json)?;
@@ -229,13 +223,7 @@ impl IngestArgs {
             },
             command: command_line(),
         };
-        let results = tokio::select! {
-            results = run(&options) => results?,
-            signal = tokio::signal::ctrl_c() => {
-                signal?;
-                anyhow::bail!("interrupted; the servers of the experiment are being stopped");
-            }
-        };
+        let results = unless_interrupted(run(&options)).await?;
         let json = self.out.join("results.json");
         let html = self.out.join("report.html");
         write_json(&results, &json)?;
@@ -264,6 +252,40 @@ impl IngestArgs {
             ExitCode::from(1)
         })
     }
+}
+
+/// The results of an experiment, unless Ctrl-C comes first.
+async fn unless_interrupted<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        results = run => results,
+        signal = tokio::signal::ctrl_c() => {
+            signal?;
+            anyhow::bail!("interrupted; the servers of the experiment are being stopped");
+        }
+    }
+}
+
+/// Prints the results as JSON if `also` is `-`, and otherwise as a table with the file that has them, and writes them to
+/// `also`.
+fn tell(
+    results: &impl serde::Serialize,
+    also: Option<&std::path::Path>,
+    table: &str,
+    json: &std::path::Path,
+) -> anyhow::Result<()> {
+    match also {
+        Some(path) if path.as_os_str() == "-" => {
+            println!("{}", serde_json::to_string_pretty(results)?);
+        }
+        path => {
+            if let Some(path) = path {
+                write_json(results, path)?;
+            }
+            println!("{table}");
+            println!("results: {}", json.display());
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn write_json(

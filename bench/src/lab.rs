@@ -99,6 +99,14 @@ impl Lab {
     }
 }
 
+/// Versions of a database's server, and of the extensions in it that make a layout.
+pub(crate) async fn versions_of(client: &Client) -> anyhow::Result<BTreeMap<String, String>> {
+    let query = "select 'postgres', current_setting('server_version') union all \
+                 select extname, extversion from pg_extension where extname in ('citus', 'pg_partman')";
+    let rows = client.query(query, &[]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 pub(crate) async fn connect(url: &str) -> anyhow::Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);

@@ -9,7 +9,7 @@ use shardlane_bench::door::results::{DoorSettings, render};
 use shardlane_bench::door::run;
 use shardlane_bench::report;
 
-use super::{command_line, write_json};
+use super::{command_line, unless_interrupted, write_json};
 
 #[derive(Debug, Args)]
 pub(super) struct DoorArgs {
@@ -58,13 +58,7 @@ impl DoorArgs {
             payload_bytes: 300,
         };
         let command = command_line();
-        let results = tokio::select! {
-            results = run(&settings, &command) => results?,
-            signal = tokio::signal::ctrl_c() => {
-                signal?;
-                anyhow::bail!("interrupted; the servers of the experiment are being stopped");
-            }
-        };
+        let results = unless_interrupted(run(&settings, &command)).await?;
         let json = self.out.join("door.json");
         // The page shows the open loop; the rest is in the table and in the JSON.
         let html = self.out.join("door.html");

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use shardlane_bench::memory::{MemoryOptions, Settings, render, run};
 
-use super::{command_line, write_json};
+use super::{command_line, tell, unless_interrupted, write_json};
 
 #[derive(Debug, Args)]
 pub(super) struct MemoryArgs {
@@ -51,27 +51,10 @@ impl MemoryArgs {
             },
             command: command_line(),
         };
-        let results = tokio::select! {
-            results = run(&options) => results?,
-            signal = tokio::signal::ctrl_c() => {
-                signal?;
-                anyhow::bail!("interrupted; the servers of the experiment are being stopped");
-            }
-        };
+        let results = unless_interrupted(run(&options)).await?;
         let json = self.out.join("memory.json");
         write_json(&results, &json)?;
-        match &self.json {
-            Some(path) if path.as_os_str() == "-" => {
-                println!("{}", serde_json::to_string_pretty(&results)?);
-            }
-            path => {
-                if let Some(path) = path {
-                    write_json(&results, path)?;
-                }
-                println!("{}", render(&results));
-                println!("results: {}", json.display());
-            }
-        }
+        tell(&results, self.json.as_deref(), &render(&results), &json)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -9,7 +9,7 @@ use shardlane_bench::report;
 use shardlane_bench::routing::results::RoutingSettings;
 use shardlane_bench::routing::{run, table};
 
-use super::{command_line, write_json};
+use super::{command_line, unless_interrupted, write_json};
 
 #[derive(Debug, Args)]
 pub(super) struct RoutingArgs {
@@ -48,13 +48,7 @@ impl RoutingArgs {
         std::fs::create_dir_all(&self.out)
             .with_context(|| format!("the folder {} cannot be made", self.out.display()))?;
         let (settings, command) = (self.settings()?, command_line());
-        let results = tokio::select! {
-            results = run(&settings, &command) => results?,
-            signal = tokio::signal::ctrl_c() => {
-                signal?;
-                anyhow::bail!("interrupted; the servers of the experiment are being stopped");
-            }
-        };
+        let results = unless_interrupted(run(&settings, &command)).await?;
         let json = self.out.join("results.json");
         let html = self.out.join("report.html");
         write_json(&results, &json)?;

@@ -8,7 +8,7 @@ use clap::Args;
 use shardlane_bench::shard_down::{OutageResult, Settings, ShardDownOptions, render, run};
 use shardlane_sql::Layout;
 
-use super::{command_line, write_json};
+use super::{command_line, tell, unless_interrupted, write_json};
 
 #[derive(Debug, Args)]
 pub(super) struct ShardDownArgs {
@@ -58,27 +58,10 @@ impl ShardDownArgs {
             },
             command: command_line(),
         };
-        let results = tokio::select! {
-            results = run(&options) => results?,
-            signal = tokio::signal::ctrl_c() => {
-                signal?;
-                anyhow::bail!("interrupted; the servers of the experiment are being stopped");
-            }
-        };
+        let results = unless_interrupted(run(&options)).await?;
         let json = self.out.join("shard-down.json");
         write_json(&results, &json)?;
-        match &self.json {
-            Some(path) if path.as_os_str() == "-" => {
-                println!("{}", serde_json::to_string_pretty(&results)?);
-            }
-            path => {
-                if let Some(path) = path {
-                    write_json(&results, path)?;
-                }
-                println!("{}", render(&results));
-                println!("results: {}", json.display());
-            }
-        }
+        tell(&results, self.json.as_deref(), &render(&results), &json)?;
         // A goal that is not met is told, and is no fault of the run; an event that went wrong is.
         let right = results.results.iter().all(OutageResult::is_right);
         Ok(ExitCode::from(u8::from(!right)))

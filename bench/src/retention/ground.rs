@@ -125,11 +125,7 @@ impl Ground {
         for servers in &self.servers {
             if let Some(node) = servers.nodes().first() {
                 let client = connect(&node.url(DATABASE)).await?;
-                let query = "select 'postgres', current_setting('server_version') union all \
-                             select extname, extversion from pg_extension where extname = 'citus'";
-                for row in client.query(query, &[]).await? {
-                    versions.insert(row.get(0), row.get(1));
-                }
+                versions.extend(lab::versions_of(&client).await?);
             }
         }
         Ok(versions)

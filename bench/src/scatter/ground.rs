@@ -108,11 +108,7 @@ impl Ground {
     pub(super) async fn versions(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let mut versions = BTreeMap::new();
         for place in &self.places {
-            let query = "select 'postgres', current_setting('server_version') union all \
-                         select extname, extversion from pg_extension where extname = 'citus'";
-            for row in place.clients[0].query(query, &[]).await? {
-                versions.insert(row.get(0), row.get(1));
-            }
+            versions.extend(lab::versions_of(&place.clients[0]).await?);
         }
         Ok(versions)
     }

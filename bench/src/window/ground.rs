@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 
 use super::WindowSettings;
 use super::variant::{Cell, Heat, MONTH_DAYS, Variant};
-use crate::lab::connect;
+use crate::lab::{self, connect};
 use crate::results::Skipped;
 
 const DATABASE: &str = "window";
@@ -287,11 +287,7 @@ impl Ground {
             BTreeMap::from([("shardlane".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
         for layout in &self.layouts {
             let client = self.client(*layout).await?;
-            let query = "select 'postgres', current_setting('server_version') union all \
-                         select extname, extversion from pg_extension where extname in ('citus', 'pg_partman')";
-            for row in client.query(query, &[]).await? {
-                versions.insert(row.get(0), row.get(1));
-            }
+            versions.extend(lab::versions_of(&client).await?);
         }
         Ok(versions)
     }
