@@ -1,5 +1,5 @@
-//! How far a worker is behind. Where a log ends, librdkafka says by itself now and then. Not of a partition that is paused:
-//! it hears of an end with the records that it fetches, so there the broker is asked.
+//! How far a worker is behind. Where a log ends, librdkafka says by itself now and then. Not of a partition whose queue
+//! is full: it hears of an end with the records that it fetches, so there the broker is asked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -106,7 +106,7 @@ impl Lags {
     }
 }
 
-/// Asks the broker now and then where the logs of paused partitions end.
+/// Asks the broker now and then where the logs of partitions end that stand still.
 pub(crate) struct Ends {
     next: Instant,
     asking: Option<JoinHandle<()>>,
@@ -128,19 +128,19 @@ impl Ends {
     /// Asks, on a thread of its own: the broker may be away.
     pub(crate) fn ask(
         &mut self,
-        paused: Vec<Key>,
+        stands: Vec<Key>,
         consumer: &Arc<BaseConsumer<Context>>,
         lags: &Arc<Lags>,
         runtime: &Handle,
     ) {
         self.next = Instant::now() + ASK_INTERVAL;
-        if paused.is_empty() {
+        if stands.is_empty() {
             return;
         }
         // Not held for long: who holds a consumer keeps its partitions.
         let (consumer, lags) = (Arc::downgrade(consumer), Arc::clone(lags));
         self.asking = Some(runtime.spawn_blocking(move || {
-            for key in paused {
+            for key in stands {
                 let Some(consumer) = consumer.upgrade() else {
                     return;
                 };
