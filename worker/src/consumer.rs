@@ -328,9 +328,10 @@ pub(crate) fn consumer_of(
     let settings = &shared.settings;
     let partitions = settings.map.snapshot().document.map().partition_count() as usize
         * settings.topics.webhooks().len();
-    // A partition's queue is fetched for while it holds less than half of its part. What one fetch brings for it is
-    // compressed, to a quarter as a rule, and comes on top.
-    let queue_bytes = (settings.fetch_ahead_bytes_max / partitions.max(1) / 2).max(QUEUE_BYTES_MIN);
+    // librdkafka counts a record's value alone. Its key, the front door's headers and the client's own structures are three
+    // times as much, and what a fetch brings beyond the limit is compressed.
+    let part = settings.fetch_ahead_bytes_max / partitions.max(1);
+    let queue_bytes = (part / 4).max(QUEUE_BYTES_MIN);
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &settings.bootstrap)

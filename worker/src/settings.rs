@@ -33,7 +33,7 @@ pub struct WorkerSettings {
     /// What the lanes may hold of records that are not done, in bytes, over all lanes, but for a record each. Half of it
     /// is shared out equally, the other half is for those that come first.
     pub in_flight_bytes_max: usize,
-    /// What librdkafka may fetch ahead, in bytes as they are in the log, over all partitions of the map.
+    /// What librdkafka may fetch ahead, in bytes, about, over all partitions of the map.
     pub fetch_ahead_bytes_max: usize,
     /// `group.instance.id`: a name that this worker has after each restart, and no other worker of the group. A restart
     /// within `session_timeout` then moves no partition; one that takes longer, or an end, is noticed only after it.
@@ -76,7 +76,7 @@ impl WorkerSettings {
             batch_linger: Duration::from_millis(20),
             retry_delay_min: Duration::from_millis(50),
             retry_delay_max: Duration::from_secs(5),
-            in_flight_bytes_max: 64 * 1024 * 1024,
+            in_flight_bytes_max: 48 * 1024 * 1024,
             fetch_ahead_bytes_max: 32 * 1024 * 1024,
             group_instance_id: None,
             session_timeout: Duration::from_secs(6),
