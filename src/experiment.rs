@@ -2,6 +2,7 @@
 
 mod door;
 mod memory;
+mod reads;
 mod retention;
 mod routing;
 mod scatter;
@@ -36,6 +37,8 @@ enum Experiment {
     Door(door::DoorArgs),
     /// Citus by the node that owns a user, against its coordinator and any node in turn
     Routing(routing::RoutingArgs),
+    /// A user's rows, and an order without its user: by which way, at what cost, with how many clients
+    Reads(reads::ReadsArgs),
     /// A day leaves a log: DELETE and VACUUM against dropping its partition
     Retention(retention::RetentionArgs),
     /// Questions about all users: one Postgres, Citus, and a scatter-gather over manual shards
@@ -186,6 +189,7 @@ impl ExperimentArgs {
             Experiment::Reshard(arguments) => arguments.run().await,
             Experiment::Routing(arguments) => arguments.run().await,
             Experiment::Door(arguments) => arguments.run().await,
+            Experiment::Reads(arguments) => arguments.run().await,
             Experiment::Retention(arguments) => arguments.run().await,
             Experiment::Scatter(arguments) => arguments.run().await,
             Experiment::Window(arguments) => arguments.run().await,
@@ -301,6 +305,13 @@ pub(crate) fn write_json(
 fn command_line() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     format!("shardlane {}", arguments.join(" "))
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.05..=3_600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds from 0.05 to 3600".to_owned()),
+    }
 }
 
 fn parse_skew(text: &str) -> Result<f64, String> {

@@ -7,6 +7,7 @@
 //! - A layout that cannot run here is named with its reason, never left out silently.
 
 pub mod check;
+mod closed_loop;
 pub mod door;
 mod fill;
 pub mod ingest;
@@ -14,7 +15,9 @@ mod lab;
 pub mod load;
 mod machine;
 pub mod memory;
+mod pools;
 mod raw;
+pub mod reads;
 mod replay;
 pub mod report;
 pub mod reshard;

@@ -8,6 +8,7 @@ pub fn how_to_read(experiment: &str) -> &'static str {
         "reshard" => include_str!("how-to-read/reshard.html"),
         "retention" => include_str!("how-to-read/retention.html"),
         "routing" => include_str!("how-to-read/routing.html"),
+        "reads" => include_str!("how-to-read/reads.html"),
         "scatter" => include_str!("how-to-read/scatter.html"),
         "window" => include_str!("how-to-read/window.html"),
         "door" => include_str!("how-to-read/door.html"),
