@@ -1,5 +1,6 @@
 //! `shardlane experiment`: measure, print a table, write the report.
 
+mod cost;
 mod door;
 mod memory;
 mod reads;
@@ -37,6 +38,8 @@ enum Experiment {
     Door(door::DoorArgs),
     /// Citus by the node that owns a user, against its coordinator and any node in turn
     Routing(routing::RoutingArgs),
+    /// What an event costs each layout in CPU, write-ahead log, connections and memory, and a model of more nodes
+    Cost(cost::CostArgs),
     /// A user's rows, and an order without its user: by which way, at what cost, with how many clients
     Reads(reads::ReadsArgs),
     /// A day leaves a log: DELETE and VACUUM against dropping its partition
@@ -189,6 +192,7 @@ impl ExperimentArgs {
             Experiment::Reshard(arguments) => arguments.run().await,
             Experiment::Routing(arguments) => arguments.run().await,
             Experiment::Door(arguments) => arguments.run().await,
+            Experiment::Cost(arguments) => arguments.run().await,
             Experiment::Reads(arguments) => arguments.run().await,
             Experiment::Retention(arguments) => arguments.run().await,
             Experiment::Scatter(arguments) => arguments.run().await,

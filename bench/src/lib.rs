@@ -8,7 +8,9 @@
 
 pub mod check;
 mod closed_loop;
+pub mod cost;
 pub mod door;
+mod feed;
 mod fill;
 pub mod ingest;
 mod lab;

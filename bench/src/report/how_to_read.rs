@@ -4,6 +4,7 @@
 #[must_use]
 pub fn how_to_read(experiment: &str) -> &'static str {
     match experiment {
+        "cost" => include_str!("how-to-read/cost.html"),
         "ingest" => include_str!("how-to-read/ingest.html"),
         "reshard" => include_str!("how-to-read/reshard.html"),
         "retention" => include_str!("how-to-read/retention.html"),
