@@ -8,6 +8,7 @@ mod retention;
 mod routing;
 mod scatter;
 mod shard_down;
+mod skew;
 mod study;
 mod window;
 
@@ -44,6 +45,8 @@ enum Experiment {
     Reads(reads::ReadsArgs),
     /// A day leaves a log: DELETE and VACUUM against dropping its partition
     Retention(retention::RetentionArgs),
+    /// Users that are not alike, one with half of the traffic, and the cure: isolation, moved slots
+    Skew(skew::SkewArgs),
     /// Questions about all users: one Postgres, Citus, and a scatter-gather over manual shards
     Scatter(scatter::ScatterArgs),
     /// Events of one kind over some days of a month: an index, daily partitions, Citus; cold and warm
@@ -195,6 +198,7 @@ impl ExperimentArgs {
             Experiment::Cost(arguments) => arguments.run().await,
             Experiment::Reads(arguments) => arguments.run().await,
             Experiment::Retention(arguments) => arguments.run().await,
+            Experiment::Skew(arguments) => arguments.run().await,
             Experiment::Scatter(arguments) => arguments.run().await,
             Experiment::Window(arguments) => arguments.run().await,
             Experiment::ShardDown(arguments) => arguments.run().await,

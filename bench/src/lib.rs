@@ -28,6 +28,7 @@ pub mod retention;
 pub mod routing;
 pub mod scatter;
 pub mod shard_down;
+pub mod skew;
 pub mod stream;
 pub mod study;
 pub mod table;

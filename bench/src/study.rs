@@ -181,8 +181,22 @@ impl Study {
         (layout, path): (&str, &str),
         (other_layout, other_path): (&str, &str),
     ) -> Option<Spread> {
+        self.across(
+            figure,
+            (part, layout, path),
+            (part, other_layout, other_path),
+        )
+    }
+
+    /// Likewise for cells of any part, whose runs were taken in the same rounds.
+    pub(crate) fn across(
+        &self,
+        figure: &str,
+        (part, layout, path): (&str, &str, &str),
+        (other_part, other_layout, other_path): (&str, &str, &str),
+    ) -> Option<Spread> {
         let one = self.cell(part, layout, path)?;
-        let other = self.cell(part, other_layout, other_path)?;
+        let other = self.cell(other_part, other_layout, other_path)?;
         let ratios: Vec<f64> = one
             .runs
             .iter()

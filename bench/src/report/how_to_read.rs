@@ -14,6 +14,7 @@ pub fn how_to_read(experiment: &str) -> &'static str {
         "window" => include_str!("how-to-read/window.html"),
         "door" => include_str!("how-to-read/door.html"),
         "memory" => include_str!("how-to-read/memory.html"),
+        "skew" => include_str!("how-to-read/skew.html"),
         "shard-down" => include_str!("how-to-read/shard-down.html"),
         _ => "",
     }
