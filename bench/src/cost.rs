@@ -160,6 +160,7 @@ pub async fn run(settings: &CostSettings, command: &str, stop: Stop) -> anyhow::
     study.is_interrupted = rounds.is_stopped();
     study.faults = faults(&states);
     study.findings = findings::findings(&study, &checked.concat());
+    study.main_ratio = findings::main_ratio(&study);
     Ok(study)
 }
 

@@ -122,6 +122,7 @@ pub async fn run(settings: &ReadsSettings, command: &str, stop: Stop) -> anyhow:
     study.skipped = ground.skipped.clone();
     study.is_interrupted = rounds.is_stopped();
     study.findings = findings::findings(&study, &settings.clients);
+    study.main_ratio = findings::main_ratio(&study, &settings.clients);
     Ok(study)
 }
 

@@ -144,6 +144,7 @@ pub async fn run(settings: &SkewSettings, command: &str, stop: Stop) -> anyhow::
     study.is_interrupted = rounds.is_stopped();
     study.faults = faults(&states);
     study.findings = findings::findings(&study, &settings.zipf);
+    study.main_ratio = findings::main_ratio(&study);
     study.took_s = started.seconds();
     Ok(study)
 }

@@ -44,6 +44,9 @@ pub struct Study {
     pub results: Vec<CellResult>,
     /// What was compared within each round, and the goals.
     pub ratios: Vec<Ratio>,
+    /// The ratio by which the study is known; none in results from before there was one.
+    #[serde(default)]
+    pub main_ratio: Option<MainRatio>,
     /// What the figures say, in sentences.
     pub findings: Vec<String>,
     /// What is wrong with the results, if anything is: an answer that differs, a row that is missing.
@@ -78,6 +81,25 @@ pub struct Figure {
     pub unit: String,
     /// Decimals that are shown.
     pub decimals: usize,
+}
+
+/// One cell's figure over another's: taken within each round, then over the rounds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MainRatio {
+    /// In words, with its figure.
+    pub name: String,
+    /// What was measured.
+    pub ratio: Spread,
+}
+
+impl MainRatio {
+    /// `None` where one of the two did not run.
+    pub(crate) fn of(name: &str, ratio: Option<Spread>) -> Option<MainRatio> {
+        ratio.map(|ratio| MainRatio {
+            name: name.to_owned(),
+            ratio,
+        })
+    }
 }
 
 /// The figures of one run, by name.
@@ -158,6 +180,7 @@ impl Study {
             parts: Vec::new(),
             results: Vec::new(),
             ratios: Vec::new(),
+            main_ratio: None,
             findings: Vec::new(),
             faults: Vec::new(),
             is_interrupted: false,

@@ -2,7 +2,7 @@
 
 use super::model::{BatchCosts, Batches, Checked};
 use super::{MEASURED, MODEL};
-use crate::study::Study;
+use crate::study::{MainRatio, Study};
 
 const SINGLE: (&str, &str) = ("single", "worker");
 const OWNER: (&str, &str) = ("citus", "owner");
@@ -25,6 +25,12 @@ pub(super) fn findings(study: &Study, checked: &[Checked]) -> Vec<String> {
     findings.extend(even(study));
     findings.extend(published(checked));
     findings
+}
+
+/// What Citus costs at its best.
+pub(super) fn main_ratio(study: &Study) -> Option<MainRatio> {
+    let ratio = study.over(MEASURED, "server_cpu_us", OWNER, SINGLE);
+    MainRatio::of("server CPU an event, citus owner / single", ratio)
 }
 
 /// An event's cost on each layout against one Postgres.

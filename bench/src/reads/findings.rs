@@ -3,7 +3,7 @@
 use super::part_name;
 use super::question::{Path, Question};
 use crate::routing::results::Spread;
-use crate::study::Study;
+use crate::study::{MainRatio, Study};
 
 const SINGLE: (&str, &str) = ("single", Path::OneServer.as_str());
 const SHARDS: (&str, &str) = ("shards", Path::Owner.as_str());
@@ -24,6 +24,13 @@ pub(super) fn findings(study: &Study, clients: &[u32]) -> Vec<String> {
     findings.extend(without_user(study, *many));
     findings.extend(partitions(study, *many));
     findings
+}
+
+/// The smart client against one that knows nothing.
+pub(super) fn main_ratio(study: &Study, clients: &[u32]) -> Option<MainRatio> {
+    let part = part_name(Question::User, *clients.iter().max()?);
+    let ratio = study.over(&part, "reads_per_s", OWNER, COORDINATOR);
+    MainRatio::of("reads by user, citus owner / coordinator", ratio)
 }
 
 /// The smart client against those who do not know the owner.

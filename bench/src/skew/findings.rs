@@ -1,7 +1,7 @@
 //! What skew costs each layout, and what the cure gives back.
 
 use super::Shape;
-use crate::study::Study;
+use crate::study::{MainRatio, Study};
 
 const WAYS: [(&str, &str, &str); 3] = [
     ("one Postgres", "single", "worker"),
@@ -32,6 +32,18 @@ pub(super) fn findings(study: &Study, zipf: &[f64]) -> Vec<String> {
     }
     findings.extend(CURES.iter().filter_map(|cure| cured(study, *cure)));
     findings
+}
+
+/// What a hot user costs where one shard has to take it.
+pub(super) fn main_ratio(study: &Study) -> Option<MainRatio> {
+    let [(_, _, _), (_, layout, path), _] = WAYS;
+    let (tenant, even) = (Shape::Tenant.name(), Shape::Zipf(0.0).name());
+    let ratio = study.across(
+        "events_per_s",
+        (&tenant, layout, path),
+        (&even, layout, path),
+    );
+    MainRatio::of("events/s on shards, one hot user / all alike", ratio)
 }
 
 /// Rates against those of users who are all alike.

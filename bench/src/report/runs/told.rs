@@ -45,7 +45,7 @@ pub(super) struct Told {
     pub(super) findings: Vec<String>,
     pub(super) faults: Vec<String>,
     pub(super) goals: Vec<Ratio>,
-    /// Numbers without a unit, by name.
+    /// Numbers without a unit, by name; without a goal the first one is the main one.
     pub(super) ratios: Vec<(String, f64)>,
     kind: Kind,
 }
@@ -266,7 +266,11 @@ fn of_shard_down(head: Head, results: shard_down::Results) -> Told {
 
 /// A study's ratios are its goals, and each cell against the first one of its part.
 fn of_study(head: Head, study: Study) -> Told {
-    let mut ratios = by_name(&study.ratios);
+    let main = study
+        .main_ratio
+        .iter()
+        .map(|main| (main.name.clone(), main.ratio.median));
+    let mut ratios: Vec<_> = main.chain(by_name(&study.ratios)).collect();
     for part in &study.parts {
         let mut cells = study.results.iter().filter(|cell| cell.part == part.name);
         let (Some(figure), Some(first)) = (part.figures.first(), cells.next()) else {
