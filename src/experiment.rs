@@ -10,6 +10,7 @@ mod scatter;
 mod shard_down;
 mod skew;
 mod study;
+mod sweep;
 mod window;
 
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ enum Experiment {
     Retention(retention::RetentionArgs),
     /// Users that are not alike, one with half of the traffic, and the cure: isolation, moved slots
     Skew(skew::SkewArgs),
+    /// One setting of ingest takes several values: batch rows, connections, shards, partitions, payloads, hash, commit
+    Sweep(sweep::SweepArgs),
     /// Questions about all users: one Postgres, Citus, and a scatter-gather over manual shards
     Scatter(scatter::ScatterArgs),
     /// Events of one kind over some days of a month: an index, daily partitions, Citus; cold and warm
@@ -199,6 +202,7 @@ impl ExperimentArgs {
             Experiment::Reads(arguments) => arguments.run().await,
             Experiment::Retention(arguments) => arguments.run().await,
             Experiment::Skew(arguments) => arguments.run().await,
+            Experiment::Sweep(arguments) => arguments.run().await,
             Experiment::Scatter(arguments) => arguments.run().await,
             Experiment::Window(arguments) => arguments.run().await,
             Experiment::ShardDown(arguments) => arguments.run().await,

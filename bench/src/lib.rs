@@ -31,5 +31,6 @@ pub mod shard_down;
 pub mod skew;
 pub mod stream;
 pub mod study;
+pub mod sweep;
 pub mod table;
 pub mod window;

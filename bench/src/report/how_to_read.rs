@@ -11,6 +11,7 @@ pub fn how_to_read(experiment: &str) -> &'static str {
         "routing" => include_str!("how-to-read/routing.html"),
         "reads" => include_str!("how-to-read/reads.html"),
         "scatter" => include_str!("how-to-read/scatter.html"),
+        sweep if sweep.starts_with("sweep") => include_str!("how-to-read/sweep.html"),
         "window" => include_str!("how-to-read/window.html"),
         "door" => include_str!("how-to-read/door.html"),
         "memory" => include_str!("how-to-read/memory.html"),
