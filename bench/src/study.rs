@@ -30,6 +30,9 @@ pub struct Study {
     pub took_s: f64,
     /// Where it ran.
     pub machine: Machine,
+    /// Of the minute before it began: what else the machine had to do.
+    #[serde(default)]
+    pub load_average_before: Option<f64>,
     /// The commit of the code, with `-dirty` where the tree had changes; `unknown` outside a checkout.
     pub commit: String,
     /// The command line that repeats it.
@@ -173,6 +176,7 @@ impl Study {
             started_at: started.at.to_string(),
             took_s: started.seconds(),
             machine: machine::describe(),
+            load_average_before: started.load_average,
             commit: machine::commit(),
             command: command.to_owned(),
             versions: BTreeMap::new(),
@@ -236,6 +240,7 @@ impl Study {
 pub(crate) struct Started {
     at: jiff::Timestamp,
     instant: Instant,
+    load_average: Option<f64>,
 }
 
 impl Started {
@@ -243,6 +248,7 @@ impl Started {
         Started {
             at: jiff::Timestamp::now(),
             instant: Instant::now(),
+            load_average: machine::load_average(),
         }
     }
 

@@ -264,6 +264,9 @@ fn article(ran: &Ran, id: &str) -> String {
         out.push_str(&format!("<p{class}>{}</p>\n", esc(finding)));
     }
     out.push_str(&page::faults(&told.faults));
+    if let Some(load) = head.load_average_before {
+        out.push_str(&page::busy(load, head.machine.cores));
+    }
     out.push_str(&format!("</header>\n{}", told.body(id)));
     out.push_str(&end(&told.goals, &head.skipped));
     out.push_str(&format!(

@@ -55,6 +55,9 @@ pub(super) fn summary(study: &Study) -> String {
     if study.is_interrupted {
         out.push_str("<p class=\"note\">It was stopped early: only whole rounds are shown.</p>\n");
     }
+    if let Some(load) = study.load_average_before {
+        out.push_str(&page::busy(load, study.machine.cores));
+    }
     out.push_str(&format!(
         "<p class=\"note\">All servers and the clients shared {} cores of one machine: read the ratios, not the rates.</p>\n",
         study.machine.cores

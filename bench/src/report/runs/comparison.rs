@@ -130,7 +130,7 @@ fn summary(reruns: &[Reruns<'_>]) -> String {
     } else {
         format!(
             "{compared} measured again with the same settings. Not within {share} % of the first run: {}. What is off by \
-             more is marked; a changed commit may be the reason as well as the machine.",
+             more is marked; a changed commit may be the reason, or other work on the machine, or runs that were too few and short.",
             list(&off)
         )
     }
@@ -144,8 +144,12 @@ fn table(reruns: &Reruns<'_>) -> String {
     );
     for ran in &reruns.ran {
         let head = &ran.told.head;
+        let load = head.load_average_before;
+        let load = load.map_or(String::new(), |load| {
+            format!("<br>load before {}", num(load, 1))
+        });
         out.push_str(&format!(
-            "<th scope=\"col\">{}<br>commit {}</th>",
+            "<th scope=\"col\">{}<br>commit {}{load}</th>",
             esc(&ran.file),
             esc(&head.commit)
         ));

@@ -134,6 +134,17 @@ fn a_study_has_its_place_and_its_words_are_escaped() {
 }
 
 #[test]
+fn a_machine_that_was_busy_is_told() {
+    let with = |load: f64| {
+        let mut study = study();
+        (study.load_average_before, study.machine.cores) = (Some(load), 4);
+        page(&[serde_json::to_value(&study).unwrap()])
+    };
+    assert!(with(2.1).contains("a load of 2.1 on 4 cores"));
+    assert!(!with(1.9).contains("The machine was not idle"));
+}
+
+#[test]
 fn what_is_no_experiment_is_named() {
     let mut runs = Runs::default();
     runs.add("a/b.json", "[1, 2]");

@@ -28,6 +28,8 @@ pub(super) struct Head {
     pub(super) started_at: String,
     pub(super) took_s: f64,
     pub(super) machine: Machine,
+    #[serde(default)]
+    pub(super) load_average_before: Option<f64>,
     pub(super) commit: String,
     pub(super) command: String,
     pub(super) settings: Value,
