@@ -12,6 +12,7 @@ mod load;
 mod map;
 mod migrate;
 mod relay;
+mod report;
 mod reshard;
 mod route;
 mod topics;
@@ -50,6 +51,7 @@ enum Command {
     Audit(audit::AuditArgs),
     Dlq(dlq::DlqArgs),
     Experiment(experiment::ExperimentArgs),
+    Report(report::ReportArgs),
 }
 
 /// 0: done. 1: done, and something disagrees or is not as it should be. 2: bad arguments, or it could not be done.
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
             Command::Audit(arguments) => arguments.run().await,
             Command::Dlq(arguments) => arguments.run().await,
             Command::Experiment(arguments) => arguments.run().await,
+            Command::Report(arguments) => arguments.run(),
         }
     });
     result.unwrap_or_else(|error| {
