@@ -3,7 +3,9 @@
 mod audit;
 mod backend;
 mod check;
+mod config;
 mod dlq;
+mod doctor;
 mod experiment;
 mod heaps;
 mod hot;
@@ -19,6 +21,7 @@ mod traces;
 mod up;
 mod worker;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +29,9 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "shardlane", version, about, propagate_version = true)]
 struct Cli {
+    /// Settings that flags and environment may overrule: TOML, see docs/settings/shardlane.toml
+    #[arg(long, global = true, env = "SHARDLANE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     traces: traces::TraceArgs,
     #[command(subcommand)]
@@ -50,11 +56,16 @@ enum Command {
     Audit(audit::AuditArgs),
     Dlq(dlq::DlqArgs),
     Experiment(experiment::ExperimentArgs),
+    Config(config::ConfigArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 /// 0: done. 1: done, and something disagrees or is not as it should be. 2: bad arguments, or it could not be done.
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match config::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     if matches!(cli.command, Command::Worker(_)) {
         heaps::limit();
     }
@@ -93,6 +104,8 @@ fn main() -> ExitCode {
             Command::Audit(arguments) => arguments.run().await,
             Command::Dlq(arguments) => arguments.run().await,
             Command::Experiment(arguments) => arguments.run().await,
+            Command::Config(arguments) => arguments.run(cli.config),
+            Command::Doctor(arguments) => arguments.run().await,
         }
     });
     result.unwrap_or_else(|error| {

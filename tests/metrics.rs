@@ -143,7 +143,7 @@ fn documented() -> BTreeMap<String, Described> {
     let page = include_str!("../docs/metrics.md");
     let rows = page
         .lines()
-        .filter(|line| line.starts_with("| `shardlane_"));
+        .filter(|line| line.starts_with("| `shardlane_") || line.starts_with("| `process_"));
     // What stands behind a label's colon are its values.
     let labels = |cell: &str| -> BTreeSet<String> {
         let names = cell.split(';').filter_map(|part| part.split(':').next());
@@ -168,7 +168,7 @@ fn documented() -> BTreeMap<String, Described> {
 
 #[test]
 fn docs_and_servers_name_the_same_metrics() {
-    let (Some(()), Some(())) = (require("postgres"), require("kafka")) else {
+    let (Some(()), Some(())) = (require("partman"), require("kafka")) else {
         return;
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -182,7 +182,7 @@ fn docs_and_servers_name_the_same_metrics() {
     });
     let (url, bootstrap) = (postgres.url("one"), kafka.bootstrap());
     for arguments in [
-        &["migrate", "--layout", "single", &url][..],
+        &["migrate", "--layout", "partman", &url][..],
         &["topics", "create", "--kafka", &bootstrap],
     ] {
         let deadline = Instant::now() + PATIENCE;
@@ -209,7 +209,10 @@ fn docs_and_servers_name_the_same_metrics() {
     let start = |arguments: Vec<String>| {
         Running::start(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     };
-    let worker = start(with(&["worker"], &[broker, database, port]));
+    let worker = start(with(
+        &["worker", "--layout", "partman"],
+        &[broker, database, port],
+    ));
     let ingest = start(with(
         &["ingest", "--unsigned", "--mode", "kafka"],
         &[broker, port],
@@ -245,6 +248,14 @@ fn docs_and_servers_name_the_same_metrics() {
     assert!(of_worker.sum("shardlane_rows_written_total") > 3.0);
     assert!(of_worker.sum("shardlane_statements_total") > 6.0);
     assert_eq!(of_worker.sum("shardlane_lag_seconds"), 0.0);
+    assert_eq!(of_worker.values("shardlane_shard_up{"), [1.0]);
+    let ahead = of_worker.values("shardlane_time_partitions_ahead_seconds{");
+    // Of two logs; today's and four more.
+    assert!(
+        ahead.len() == 2 && ahead.iter().all(|it| *it > 3e5),
+        "{ahead:?}"
+    );
+    assert!(of_worker.sum("process_resident_memory_bytes") > 1e6);
     assert_eq!(of_worker.sum("shardlane_pool_connections_limit"), 8.0);
     assert!(of_worker.sum("shardlane_pool_connections{") >= 1.0);
 

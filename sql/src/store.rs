@@ -335,9 +335,7 @@ impl Store {
     pub fn pool_waits(&self) -> Vec<PoolWaits> {
         let routes = self.routes();
         let servers = routes.servers().into_iter();
-        servers
-            .map(|(pool, shards)| pool.waits(shards[0]))
-            .collect()
+        servers.map(|(pool, shards)| pool.waits(shards)).collect()
     }
 
     /// Where a batch for `target` went that was routed by `sent`, as is known now. A move that nobody here has heard of

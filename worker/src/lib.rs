@@ -55,7 +55,7 @@ pub use lag::Lag;
 pub use map_document::{DocumentError, MapDocument};
 pub use map_topic::{MapTopicError, create_map, read_map};
 pub use map_watch::{MapSource, MapTiming, MapWatch, Snapshot};
-pub use metrics::{metrics_answer, register_pools};
+pub use metrics::{metrics_answer, register_pools, register_process};
 pub use ops::{PROBLEM_TYPE_PREFIX, Probe, ProblemDetails, not_ready};
 pub use publisher::{PublishError, Published, Publisher, Refused, accepted_now};
 pub use relay::{Relay, RelayCounts, RelaySettings, RelayStats};
