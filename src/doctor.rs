@@ -7,8 +7,8 @@ use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use serde::Serialize;
 use shardlane_local::{
-    Missing, citus_available, kafka_available, partman_available, postgres_available,
-    promtool_available,
+    Missing, chromium_available, citus_available, kafka_available, partman_available,
+    postgres_available, promtool_available,
 };
 
 /// Say what is not installed here, what needs it, and how to get it; exits with 1 if PostgreSQL or Kafka is missing
@@ -67,6 +67,11 @@ fn findings() -> Vec<Finding> {
         Finding::of("kafka", "up --kafka, experiments, tests", kafka_available()),
         Finding::of("partman", "the layout partman", partman_available()),
         Finding::of("citus", "the layout citus", citus_available()),
+        Finding::of(
+            "chromium",
+            "the test of the live page",
+            chromium_available(),
+        ),
         Finding::of("promtool", "the tests of the rules", promtool_available()),
         Finding::program(
             "docker",

@@ -42,6 +42,9 @@ pub(crate) struct StatusArgs {
     /// Show the busiest slots and users of the worker that answers here (`shardlane worker --listen`); repeatable
     #[arg(long = "worker", value_name = "URL")]
     workers: Vec<String>,
+    /// Print the address of the page of the worker that answers here, and show it in a browser
+    #[arg(long, value_name = "URL", conflicts_with_all = ["workers", "json"])]
+    web: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -91,6 +94,9 @@ impl DownArgs {
 
 impl StatusArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some(worker) = self.web {
+            return crate::hot::web(worker).await;
+        }
         if !self.workers.is_empty() {
             return crate::hot::run(self.workers, self.json).await;
         }

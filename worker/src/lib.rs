@@ -25,6 +25,7 @@ mod growth;
 mod hot;
 mod lag;
 mod lane;
+mod live;
 mod log_scan;
 mod map_document;
 mod map_topic;

@@ -1,5 +1,5 @@
-//! A worker over HTTP: `/livez`, `/readyz`, `/metrics`, `/stats` and `/hot`. Off unless it is asked for; it has no
-//! credentials, so only operators should reach it: `/hot` names users.
+//! A worker over HTTP: `/livez`, `/readyz`, `/metrics`, `/stats`, `/lanes` and `/hot`, and a page of them at `/`. Off unless it
+//! is asked for; it has no credentials, so only operators should reach it: `/hot` and the page name users.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -22,6 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::lane::Shared;
+use crate::live::{self, LanesAnswer};
 use crate::metrics::{
     RelayCollector, ShardCollector, TimePartitionCollector, WorkerCollector, metrics_answer,
     register_pools, register_process,
@@ -219,6 +220,11 @@ impl StatsServer {
             )
             .route("/stats", get(stats_answer))
             .route("/hot", get(hot_answer))
+            .route(
+                "/lanes",
+                get(async |State(view): State<Arc<View>>| Json(LanesAnswer::now(&view.shared))),
+            )
+            .merge(live::routes())
             .with_state(Arc::new(View::new(
                 worker.shared,
                 self.relay,
@@ -347,7 +353,7 @@ async fn hot_answer(State(view): State<Arc<View>>) -> Json<HotAnswer> {
     })
 }
 
-fn shards_of(routes: &Routes, slot: Slot) -> Vec<ShardId> {
+pub(crate) fn shards_of(routes: &Routes, slot: Slot) -> Vec<ShardId> {
     if let Some(catalog) = routes.catalog() {
         return vec![catalog.map.shard_of(slot)];
     }
