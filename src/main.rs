@@ -10,6 +10,7 @@ mod experiment;
 mod heaps;
 mod hot;
 mod ingest;
+mod json_log;
 mod load;
 mod map;
 mod migrate;

@@ -45,8 +45,10 @@ pub(super) fn documented(command: &Command) -> String {
     for (section, of) in &sections {
         writeln!(text, "\n[{section}]").ok();
         let (common, own): (Vec<_>, Vec<_>) = of.iter().partition(|it| is_common(it));
-        if !common.is_empty() {
-            let names: Vec<&str> = common.iter().map(|(key, _)| &**key).collect();
+        // What holds everywhere need not be named everywhere.
+        let common = common.iter().filter(|it| places[**it] < sections.len());
+        let names: Vec<&str> = common.map(|(key, _)| &**key).collect();
+        if !names.is_empty() {
             writeln!(text, "# See [{COMMON}]: {}", names.join(", ")).ok();
         }
         text.extend(own.iter().map(|(_, lines)| &**lines));
