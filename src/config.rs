@@ -24,7 +24,7 @@ const NO_SETTINGS: [&str; 13] = [
     "remove", "move", "to",
 ];
 /// Subcommands that have none.
-const NO_SECTIONS: [&str; 7] = [
+const NO_SECTIONS: [&str; 8] = [
     "config",
     "doctor",
     "help",
@@ -32,6 +32,7 @@ const NO_SECTIONS: [&str; 7] = [
     "status",
     "check",
     "experiment",
+    "health",
 ];
 
 /// Show what a command would work with and where each value comes from, or check a settings file

@@ -7,6 +7,7 @@ mod config;
 mod dlq;
 mod doctor;
 mod experiment;
+mod health;
 mod heaps;
 mod hot;
 mod ingest;
@@ -59,6 +60,7 @@ enum Command {
     Experiment(experiment::ExperimentArgs),
     Config(config::ConfigArgs),
     Doctor(doctor::DoctorArgs),
+    Health(health::HealthArgs),
 }
 
 /// 0: done. 1: done, and something disagrees or is not as it should be. 2: bad arguments, or it could not be done.
@@ -107,6 +109,7 @@ fn main() -> ExitCode {
             Command::Experiment(arguments) => arguments.run().await,
             Command::Config(arguments) => arguments.run(cli.config),
             Command::Doctor(arguments) => arguments.run().await,
+            Command::Health(arguments) => arguments.run().await,
         }
     });
     result.unwrap_or_else(|error| {

@@ -13,7 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use shardlane_worker::{metrics_answer, register_pools, register_process};
+use shardlane_worker::{metrics_answer, register_buried, register_pools, register_process};
 
 use crate::Mode;
 use crate::problem::Refusal;
@@ -61,6 +61,7 @@ impl Metrics {
         register_process(&mut metrics.registry);
         if let Mode::Direct(store) = mode {
             register_pools(&mut metrics.registry, store);
+            register_buried(&mut metrics.registry, store);
         }
         metrics
     }

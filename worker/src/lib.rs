@@ -42,6 +42,7 @@ mod stats;
 mod stats_server;
 mod sweep;
 mod topic_error;
+mod topic_retention;
 mod topics;
 mod trace;
 mod watchdog;
@@ -56,13 +57,14 @@ pub use lag::Lag;
 pub use map_document::{DocumentError, MapDocument};
 pub use map_topic::{MapTopicError, create_map, read_map};
 pub use map_watch::{MapSource, MapTiming, MapWatch, Snapshot};
-pub use metrics::{metrics_answer, register_pools, register_process};
+pub use metrics::{metrics_answer, register_buried, register_pools, register_process};
 pub use ops::{PROBLEM_TYPE_PREFIX, Probe, ProblemDetails, not_ready};
 pub use publisher::{PublishError, Published, Publisher, Refused, accepted_now};
 pub use relay::{Relay, RelayCounts, RelaySettings, RelayStats};
 pub use settings::WorkerSettings;
 pub use stats::{Counts, Stats, TopicCounts};
 pub use stats_server::{HotAnswer, HotSlot, HotUser, StatsServer, StatsServerError};
+pub use topic_retention::{TopicRetention, set_retention};
 pub(crate) use topics::DLQ_MESSAGE_BYTES_MAX;
 pub use topics::{
     DLQ_SUFFIX, ExtraPartitions, TopicError, TopicReport, TopicSet, check_topics, create_topics,

@@ -3,6 +3,7 @@
 //!
 //! docs/metrics.md describes each; a test compares.
 
+mod buried;
 mod pools;
 mod process;
 mod relay;
@@ -44,6 +45,11 @@ pub fn metrics_answer(registry: &Registry, asked: &HeaderMap) -> Response {
 /// A registry's part for the pools of a store.
 pub fn register_pools(registry: &mut Registry, store: &Store) {
     registry.register_collector(Box::new(pools::PoolCollector(store.clone())));
+}
+
+/// A registry's part for the dead letters that direct mode keeps in a store.
+pub fn register_buried(registry: &mut Registry, store: &Store) {
+    registry.register_collector(Box::new(buried::BuriedCollector(store.clone())));
 }
 
 /// A registry's part for the process: memory and CPU time, under the names that Prometheus's own libraries give them.
