@@ -3,6 +3,7 @@
 mod audit;
 mod backend;
 mod check;
+mod compose;
 mod config;
 mod dlq;
 mod doctor;
