@@ -1,7 +1,8 @@
-//! `shardlane status --worker URL`: which slots and users the workers are busy with.
+//! `shardlane status --worker URL`: which slots and users the workers are busy with; `--web URL`: a worker's page.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
+use std::io::IsTerminal as _;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -30,23 +31,56 @@ pub(crate) async fn run(workers: Vec<String>, json: bool) -> anyhow::Result<Exit
 }
 
 fn ask(worker: &str) -> anyhow::Result<HotAnswer> {
+    let url = format!("{}/hot", address_of(worker));
+    let body = get(&url)?;
+    serde_json::from_str(&body).with_context(|| format!("{url} is not a worker of this version"))
+}
+
+/// `shardlane status --web URL`: where the worker's page is. On a terminal a browser is asked to show it.
+pub(crate) async fn web(worker: String) -> anyhow::Result<ExitCode> {
+    let base = address_of(&worker);
+    let url = format!("{base}/lanes");
+    let body = tokio::task::spawn_blocking(move || get(&url)).await??;
+    serde_json::from_str::<serde_json::Value>(&body)
+        .with_context(|| format!("{base} is not a worker of this version"))?;
+    println!("{base}/");
+    if std::io::stdout().is_terminal() {
+        let open = if cfg!(target_os = "macos") {
+            "open"
+        } else {
+            "xdg-open"
+        };
+        let quiet = || Stdio::null();
+        // Where there is no desktop the address must do.
+        Command::new(open)
+            .arg(format!("{base}/"))
+            .stdout(quiet())
+            .stderr(quiet())
+            .spawn()
+            .ok();
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn address_of(worker: &str) -> String {
     let base = worker.trim_end_matches('/');
-    let base = if base.contains("://") {
+    if base.contains("://") {
         base.to_owned()
     } else {
         format!("http://{base}")
-    };
+    }
+}
+
+fn get(url: &str) -> anyhow::Result<String> {
     let agent = ureq::Agent::config_builder()
         .timeout_global(Some(ANSWER_MAX))
         .build()
         .new_agent();
-    let url = format!("{base}/hot");
     let mut response = agent
-        .get(&url)
+        .get(url)
         .call()
         .with_context(|| format!("{url} does not answer; was the worker started with --listen?"))?;
-    let body = response.body_mut().read_to_string()?;
-    serde_json::from_str(&body).with_context(|| format!("{url} is not a worker of this version"))
+    Ok(response.body_mut().read_to_string()?)
 }
 
 /// Workers share users and slots where their partitions are of different topics, so their events add up.

@@ -3,11 +3,16 @@
 mod audit;
 mod backend;
 mod check;
+mod compose;
+mod config;
 mod dlq;
+mod doctor;
 mod experiment;
+mod health;
 mod heaps;
 mod hot;
 mod ingest;
+mod json_log;
 mod load;
 mod map;
 mod migrate;
@@ -20,6 +25,7 @@ mod traces;
 mod up;
 mod worker;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +33,9 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "shardlane", version, about, propagate_version = true)]
 struct Cli {
+    /// Settings that flags and environment may overrule: TOML, see docs/settings/shardlane.toml
+    #[arg(long, global = true, env = "SHARDLANE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     traces: traces::TraceArgs,
     #[command(subcommand)]
@@ -52,11 +61,17 @@ enum Command {
     Dlq(dlq::DlqArgs),
     Experiment(experiment::ExperimentArgs),
     Report(report::ReportArgs),
+    Config(config::ConfigArgs),
+    Doctor(doctor::DoctorArgs),
+    Health(health::HealthArgs),
 }
 
 /// 0: done. 1: done, and something disagrees or is not as it should be. 2: bad arguments, or it could not be done.
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match config::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     if matches!(cli.command, Command::Worker(_)) {
         heaps::limit();
     }
@@ -96,6 +111,9 @@ fn main() -> ExitCode {
             Command::Dlq(arguments) => arguments.run().await,
             Command::Experiment(arguments) => arguments.run().await,
             Command::Report(arguments) => arguments.run(),
+            Command::Config(arguments) => arguments.run(cli.config),
+            Command::Doctor(arguments) => arguments.run().await,
+            Command::Health(arguments) => arguments.run().await,
         }
     });
     result.unwrap_or_else(|error| {

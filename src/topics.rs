@@ -8,11 +8,11 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use shardlane_router::{Alignment, PartitionId, ShardId, Slot, SlotMap};
 use shardlane_worker::{
-    GrowthOutcome, GrowthSettings, GrowthStep, MapTiming, TopicSet, abort_growth, check_topics,
-    create_map, create_topics, grow, read_map as read_newest,
+    GrowthOutcome, GrowthSettings, GrowthStep, MapTiming, TopicRetention, TopicSet, abort_growth,
+    check_topics, create_map, create_topics, grow, read_map as read_newest, set_retention,
 };
 
-use crate::backend::DEFAULT_PARTITIONS;
+use crate::backend::{DEFAULT_PARTITIONS, parse_span};
 use crate::migrate::read_map;
 
 /// Make the topics, or give them more partitions
@@ -50,6 +50,12 @@ struct CreateArgs {
     /// Replicas of each partition
     #[arg(long, default_value_t = 1)]
     replicas: i32,
+    /// How long the webhook topics keep records, such as 1d; those that exist get it too. Without it new ones keep them for 3 days
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    retention: Option<Duration>,
+    /// How much longer they may stay, because Kafka deletes whole segments
+    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "1d", requires = "retention")]
+    segment: Duration,
     /// Prefix of the topics' names
     #[arg(long, default_value = "")]
     prefix: String,
@@ -101,6 +107,10 @@ impl CreateArgs {
         create_topics(&self.kafka, &topics, partitions, self.replicas, &[]).await?;
         // No map by which some users would have no partition. More partitions are in the log.
         check_topics(&self.kafka, &topics, &map).await?;
+        if let Some(retention) = self.retention {
+            let segment = self.segment;
+            set_retention(&self.kafka, &topics, TopicRetention { retention, segment }).await?;
+        }
         let document = create_map(&self.kafka, &topics, &map, self.replicas).await?;
         for topic in topics.webhooks() {
             println!("{topic}: ready");

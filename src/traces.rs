@@ -1,12 +1,34 @@
-//! Logs to stderr and, built with the feature `otlp`, spans to a collector.
+//! Logs to stderr, as text or as JSON, and, built with the feature `otlp`, spans to a collector.
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Where spans go.
+use crate::json_log::JsonLog;
+
+/// What a line of the log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// Where logs and spans go.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TraceArgs {
+    /// text, or json: an object a line, with event id, user token, shard, partition and trace id where they are known. What is
+    /// logged says RUST_LOG; without it warnings and errors
+    #[arg(
+        long,
+        global = true,
+        env = "SHARDLANE_LOG_FORMAT",
+        default_value = "text",
+        hide_possible_values = true
+    )]
+    log_format: LogFormat,
     /// Send spans to this OpenTelemetry collector by OTLP over HTTP, such as http://127.0.0.1:4318
     #[cfg(feature = "otlp")]
     #[arg(
@@ -29,9 +51,14 @@ impl TraceArgs {
     /// Installs the process's subscriber.
     pub(crate) fn start(&self) -> anyhow::Result<Traces> {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-        let log = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_filter(filter);
+        let text = || tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let log = match self.log_format {
+            LogFormat::Text => text().with_filter(filter).boxed(),
+            // The spans in which something happens, whatever the level.
+            LogFormat::Json => JsonLog::default()
+                .with_filter(filter.or(filter_fn(is_our_span)))
+                .boxed(),
+        };
         let subscriber = tracing_subscriber::registry().with(log);
         #[cfg(feature = "otlp")]
         {
@@ -45,6 +72,10 @@ impl TraceArgs {
             Ok(Traces {})
         }
     }
+}
+
+fn is_our_span(metadata: &tracing::Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target().starts_with("shardlane")
 }
 
 #[cfg(feature = "otlp")]
@@ -68,6 +99,8 @@ mod otlp {
     use tracing_subscriber::filter::filter_fn;
     use tracing_subscriber::layer::Layer;
     use tracing_subscriber::registry::LookupSpan;
+
+    use super::is_our_span;
 
     /// The client that the house has anyway. It blocks, in the thread that the batch processor has for that.
     #[derive(Debug)]
@@ -102,11 +135,8 @@ mod otlp {
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
-        let ours = |metadata: &tracing::Metadata<'_>| {
-            metadata.is_span() && metadata.target().starts_with("shardlane")
-        };
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("shardlane"))
-            .with_filter(filter_fn(ours))
+            .with_filter(filter_fn(is_our_span))
     }
 }

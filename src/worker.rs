@@ -62,7 +62,8 @@ pub(crate) struct WorkerArgs {
     /// Seconds for which a partition may give nothing though its log goes on, before its consumer is made anew
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     stall_seconds_max: u64,
-    /// Answer GET /livez, /readyz, /metrics, /stats and /hot here; /hot names users, so let only operators reach it
+    /// Answer GET /livez, /readyz, /metrics, /stats, /lanes and /hot here, and a page of them at /; it names users, so let only
+    /// operators reach it
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<SocketAddr>,
 }

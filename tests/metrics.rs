@@ -62,8 +62,12 @@ impl Running {
 
     /// Posts an order's webhook.
     fn post(&self, user: &str) -> u16 {
+        self.post_status(user, "created")
+    }
+
+    fn post_status(&self, user: &str, status: &str) -> u16 {
         let body = format!(
-            r#"{{"provider_event_id":"e-1","order_id":"o-1","user_id":"{user}","status":"created",
+            r#"{{"provider_event_id":"e-1","order_id":"o-1","user_id":"{user}","status":"{status}",
             "created_at":"2026-11-01T10:00:00Z","updated_at":"2026-11-01T10:00:00Z","meta":{{}}}}"#
         );
         let url = format!("http://{}/webhooks/payments/orders", self.address);
@@ -143,7 +147,7 @@ fn documented() -> BTreeMap<String, Described> {
     let page = include_str!("../docs/metrics.md");
     let rows = page
         .lines()
-        .filter(|line| line.starts_with("| `shardlane_"));
+        .filter(|line| line.starts_with("| `shardlane_") || line.starts_with("| `process_"));
     // What stands behind a label's colon are its values.
     let labels = |cell: &str| -> BTreeSet<String> {
         let names = cell.split(';').filter_map(|part| part.split(':').next());
@@ -168,7 +172,7 @@ fn documented() -> BTreeMap<String, Described> {
 
 #[test]
 fn docs_and_servers_name_the_same_metrics() {
-    let (Some(()), Some(())) = (require("postgres"), require("kafka")) else {
+    let (Some(()), Some(())) = (require("partman"), require("kafka")) else {
         return;
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -182,7 +186,7 @@ fn docs_and_servers_name_the_same_metrics() {
     });
     let (url, bootstrap) = (postgres.url("one"), kafka.bootstrap());
     for arguments in [
-        &["migrate", "--layout", "single", &url][..],
+        &["migrate", "--layout", "partman", &url][..],
         &["topics", "create", "--kafka", &bootstrap],
     ] {
         let deadline = Instant::now() + PATIENCE;
@@ -209,7 +213,10 @@ fn docs_and_servers_name_the_same_metrics() {
     let start = |arguments: Vec<String>| {
         Running::start(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     };
-    let worker = start(with(&["worker"], &[broker, database, port]));
+    let worker = start(with(
+        &["worker", "--layout", "partman"],
+        &[broker, database, port],
+    ));
     let ingest = start(with(
         &["ingest", "--unsigned", "--mode", "kafka"],
         &[broker, port],
@@ -245,6 +252,14 @@ fn docs_and_servers_name_the_same_metrics() {
     assert!(of_worker.sum("shardlane_rows_written_total") > 3.0);
     assert!(of_worker.sum("shardlane_statements_total") > 6.0);
     assert_eq!(of_worker.sum("shardlane_lag_seconds"), 0.0);
+    assert_eq!(of_worker.values("shardlane_shard_up{"), [1.0]);
+    let ahead = of_worker.values("shardlane_time_partitions_ahead_seconds{");
+    // Of two logs; today's and four more.
+    assert!(
+        ahead.len() == 2 && ahead.iter().all(|it| *it > 3e5),
+        "{ahead:?}"
+    );
+    assert!(of_worker.sum("process_resident_memory_bytes") > 1e6);
     assert_eq!(of_worker.sum("shardlane_pool_connections_limit"), 8.0);
     assert!(of_worker.sum("shardlane_pool_connections{") >= 1.0);
 
@@ -260,7 +275,15 @@ fn docs_and_servers_name_the_same_metrics() {
     assert_eq!(of_ingest.sum(accepted), 1.0);
     // The one that asks.
     assert_eq!(of_ingest.sum("shardlane_http_requests_in_flight"), 1.0);
+    assert_eq!(direct.metrics().sum("shardlane_dead_letters_total"), 0.0);
+    // Another payload under an id that was used.
+    assert_eq!(
+        direct.post_status("550e8400-e29b-41d4-a716-446655440001", "updated"),
+        409
+    );
     let of_direct = direct.metrics();
+    let letters = r#"shardlane_dead_letters_total{topic="orders.webhooks",class="duplicate_with_different_payload"}"#;
+    assert_eq!(of_direct.sum(letters), 1.0);
 
     let servers = [&of_worker, &of_ingest, &of_direct];
     let mut served: BTreeMap<String, Described> = BTreeMap::new();
@@ -274,6 +297,14 @@ fn docs_and_servers_name_the_same_metrics() {
         }
     }
     assert_eq!(served, documented());
+
+    let health = |url: &str| shardlane(&["health", url]).output().unwrap();
+    let well = health(&worker.address);
+    assert_eq!(well.status.code(), Some(0), "{well:?}");
+    assert_eq!(well.stdout, b"{\"status\":\"ready\"}\n");
+    let unknown = health(&format!("http://{}/nowhere", worker.address));
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+    assert_eq!(health("127.0.0.1:9").status.code(), Some(2));
 
     if let Some(()) = require("promtool") {
         for metrics in servers {

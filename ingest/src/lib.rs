@@ -146,8 +146,10 @@ fn span(request: &Request) -> tracing::Span {
         source = tracing::field::Empty,
         user_token = tracing::field::Empty,
         event_id = tracing::field::Empty,
+        trace_id = tracing::field::Empty,
     );
     if let Some(trace) = webhook::trace_of(request.headers()) {
+        span.record("trace_id", trace.trace_id());
         trace.adopt(&span);
     }
     span

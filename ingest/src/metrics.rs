@@ -13,7 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use shardlane_worker::{metrics_answer, register_pools};
+use shardlane_worker::{metrics_answer, register_buried, register_pools, register_process};
 
 use crate::Mode;
 use crate::problem::Refusal;
@@ -58,8 +58,10 @@ impl Metrics {
             accept_seconds: seconds(),
         };
         metrics.describe();
+        register_process(&mut metrics.registry);
         if let Mode::Direct(store) = mode {
             register_pools(&mut metrics.registry, store);
+            register_buried(&mut metrics.registry, store);
         }
         metrics
     }

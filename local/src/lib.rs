@@ -36,8 +36,8 @@ pub use error::ServerError;
 pub use kafka::{Kafka, KafkaOptions};
 pub use kafka_jars::VERSION as KAFKA_VERSION;
 pub use missing::{
-    Missing, citus_available, kafka_available, partman_available, postgres_available,
-    promtool_available, schemathesis_available,
+    Missing, chromium_available, citus_available, kafka_available, partman_available,
+    postgres_available, promtool_available, schemathesis_available,
 };
 pub use postgres::{Durability, Postgres, PostgresOptions, create_database, drop_database};
 pub use proc::{ProcessId, cpu_seconds_of_tree, memory_bytes_of_tree};

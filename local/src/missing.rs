@@ -72,6 +72,10 @@ pub enum Missing {
     #[error("promtool: not installed here; on Debian install the package prometheus")]
     Promtool,
 
+    /// No Chromium in `PATH`.
+    #[error("chromium: not installed here; on Debian install the package chromium")]
+    Chromium,
+
     /// No schemathesis in `PATH`.
     #[error("schemathesis: not installed here; install it with pip install schemathesis")]
     Schemathesis,
@@ -153,6 +157,15 @@ pub fn kafka_available() -> Result<(), Missing> {
 pub fn promtool_available() -> Result<(), Missing> {
     let asked = Command::new("promtool").arg("--version").output();
     asked.map(drop).map_err(|_| Missing::Promtool)
+}
+
+/// Is there a Chromium?
+///
+/// # Errors
+/// [`Missing::Chromium`].
+pub fn chromium_available() -> Result<(), Missing> {
+    let asked = Command::new("chromium").arg("--version").output();
+    asked.map(drop).map_err(|_| Missing::Chromium)
 }
 
 /// Is there a schemathesis?

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use crate::missing::{
-    Missing, citus_available, kafka_available, partman_available, postgres_available,
-    promtool_available, schemathesis_available,
+    Missing, chromium_available, citus_available, kafka_available, partman_available,
+    postgres_available, promtool_available, schemathesis_available,
 };
 
 /// A server that a test may need.
@@ -20,6 +20,8 @@ pub enum Requirement {
     Kafka,
     /// Prometheus's promtool. A tool and no server, so `all` does not name it.
     Promtool,
+    /// A browser without a window. A tool too.
+    Chromium,
     /// schemathesis, which tries an OpenAPI document on its server. A tool too.
     Schemathesis,
 }
@@ -34,6 +36,7 @@ impl Requirement {
             Requirement::Citus => "citus",
             Requirement::Kafka => "kafka",
             Requirement::Promtool => "promtool",
+            Requirement::Chromium => "chromium",
             Requirement::Schemathesis => "schemathesis",
         }
     }
@@ -49,6 +52,7 @@ impl Requirement {
             Requirement::Citus => citus_available(),
             Requirement::Kafka => kafka_available(),
             Requirement::Promtool => promtool_available(),
+            Requirement::Chromium => chromium_available(),
             Requirement::Schemathesis => schemathesis_available(),
         }
     }
@@ -65,7 +69,10 @@ impl Requirement {
         };
         let promised = std::env::var("SHARDLANE_REQUIRE").unwrap_or_default();
         let promised = promised.split(',').map(str::trim).any(|name| {
-            let is_tool = matches!(self, Requirement::Promtool | Requirement::Schemathesis);
+            let is_tool = matches!(
+                self,
+                Requirement::Promtool | Requirement::Chromium | Requirement::Schemathesis
+            );
             !is_tool && name.eq_ignore_ascii_case("all") || name.eq_ignore_ascii_case(self.name())
         });
         assert!(
@@ -81,7 +88,7 @@ impl Requirement {
     }
 }
 
-/// `Some` if the component (`postgres`, `partman`, `citus`, `kafka`, `promtool`, `schemathesis`) is here; otherwise the
+/// `Some` if the component (`postgres`, `partman`, `citus`, `kafka`, `promtool`, `chromium`, `schemathesis`) is here; otherwise the
 /// test is skipped with one printed line. The test's name is its thread's name.
 ///
 /// ```no_run
@@ -100,10 +107,11 @@ pub fn require(component: &str) -> Option<()> {
         "citus" => Requirement::Citus,
         "kafka" => Requirement::Kafka,
         "promtool" => Requirement::Promtool,
+        "chromium" => Requirement::Chromium,
         "schemathesis" => Requirement::Schemathesis,
         unknown => {
             panic!(
-                "no such component: {unknown}; known: postgres, partman, citus, kafka, promtool, schemathesis"
+                "no such component: {unknown}; known: postgres, partman, citus, kafka, promtool, chromium, schemathesis"
             )
         }
     };

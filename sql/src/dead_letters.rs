@@ -4,7 +4,8 @@
 //! the user's database, which has just answered, so it needs no other server; without one it lies in the first. It
 //! stays there when slots move: readers ask every database.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -83,7 +84,22 @@ impl Store {
         client
             .execute(include_str!("statements/bury.sql"), &params)
             .await?;
+        *self
+            .buried_now()
+            .entry((letter.source, letter.class))
+            .or_default() += 1;
         Ok(id)
+    }
+
+    /// How many letters were kept since the store was connected, by source and class. One that is sent again counts again.
+    #[must_use]
+    pub fn buried(&self) -> BTreeMap<(Source, &'static str), u64> {
+        self.buried_now().clone()
+    }
+
+    fn buried_now(&self) -> MutexGuard<'_, BTreeMap<(Source, &'static str), u64>> {
+        let buried = self.shared.buried.lock();
+        buried.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The letters that match, `limit` at most, of all databases.

@@ -43,6 +43,7 @@ mod store;
 mod sweep;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod time_partitions;
 mod transaction;
 
 pub use applied::Applied;
@@ -64,6 +65,7 @@ pub use slots::{NotASlotSet, SlotSet};
 pub use stage::{Origin, Record, Report, Staged};
 pub use store::{Backend, ServerDown, Store, StoreOptions};
 pub use sweep::{KeepLetters, SweepError, SweepTiming, Swept, sweep_while};
+pub use time_partitions::TimePartitions;
 
 /// The business tables, each with a `user_id` in every unique key; the first names Citus's colocation group.
 pub const TABLES: [&str; 10] = [

@@ -301,10 +301,11 @@ impl Pool {
     }
 
     /// How it is used, and how long its users have waited.
-    pub(crate) fn waits(&self, shard: ShardId) -> PoolWaits {
+    pub(crate) fn waits(&self, shards: Vec<ShardId>) -> PoolWaits {
         let state = self.sessions.state();
         PoolWaits {
-            shard,
+            shard: shards[0],
+            shards,
             server: self.server.clone(),
             statements: self.statements.load(Ordering::Relaxed),
             connections_max: self.connections_max,
@@ -322,6 +323,8 @@ impl Pool {
 pub struct PoolWaits {
     /// The shard; the first of those that share the pool.
     pub shard: ShardId,
+    /// All of them.
+    pub shards: Vec<ShardId>,
     /// Its database: host:port/name.
     pub server: String,
     /// Statements that were sent.

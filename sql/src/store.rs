@@ -1,6 +1,7 @@
 //! Where a user's rows live, and the connections that lead there.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -91,7 +92,7 @@ pub struct ServerDown {
 /// Routing is a snapshot that is replaced as a whole while shards move; readers never lock.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
@@ -99,6 +100,7 @@ pub(crate) struct Shared {
     source: Source,
     follower: Option<AbortHandle>,
     park: ParkLimits,
+    pub(crate) buried: Mutex<BTreeMap<(shardlane_domain::Source, &'static str), u64>>,
 }
 
 impl Drop for Shared {
@@ -124,6 +126,7 @@ impl Store {
             routes: ArcSwap::from_pointee(routes),
             follower: source.follow(shared.clone(), options.poll_interval),
             park: options.park,
+            buried: Mutex::default(),
             source,
         });
         Ok(Store { shared })
@@ -335,9 +338,7 @@ impl Store {
     pub fn pool_waits(&self) -> Vec<PoolWaits> {
         let routes = self.routes();
         let servers = routes.servers().into_iter();
-        servers
-            .map(|(pool, shards)| pool.waits(shards[0]))
-            .collect()
+        servers.map(|(pool, shards)| pool.waits(shards)).collect()
     }
 
     /// Where a batch for `target` went that was routed by `sent`, as is known now. A move that nobody here has heard of

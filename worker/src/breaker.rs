@@ -11,6 +11,9 @@ use shardlane_router::ShardId;
 /// How often a lane that waits looks whether it may go on.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
+/// A shard that nobody has asked for so long: nobody needs it any more, because its partitions are another worker's.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+
 /// The breakers of all shards.
 #[derive(Debug)]
 pub(crate) struct Breakers {
@@ -32,8 +35,24 @@ impl Breakers {
         }
     }
 
+    fn all(&self) -> MutexGuard<'_, HashMap<ShardId, Arc<Breaker>>> {
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a shard was away when it was last asked, as far as somebody still asks.
+    pub(crate) fn is_away(&self, shard: ShardId, now: Instant) -> bool {
+        let Some(breaker) = self.all().get(&shard).cloned() else {
+            return false;
+        };
+        match breaker.state().phase {
+            Phase::Closed => false,
+            Phase::Open(until) => now < until + FORGOTTEN,
+            Phase::Asking => true,
+        }
+    }
+
     pub(crate) fn of(&self, shard: ShardId) -> Arc<Breaker> {
-        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = self.all();
         let new = || Breaker {
             delays: self.delays,
             state: Mutex::new(State {
@@ -191,5 +210,19 @@ mod tests {
         assert!(breaker.pass().is_none(), "still asking");
         asks.answered();
         assert!(breaker.pass().is_some());
+    }
+
+    #[test]
+    fn who_is_away_is_known_for_as_long_as_somebody_asks() {
+        let breakers = breakers();
+        let now = Instant::now();
+        assert!(!breakers.is_away(SHARD, now), "nobody has asked");
+        let breaker = breakers.of(SHARD);
+        breaker.pass().unwrap().away();
+        assert!(breakers.is_away(SHARD, now));
+        assert!(!breakers.is_away(ShardId(8), now));
+        assert!(!breakers.is_away(SHARD, now + 2 * FORGOTTEN), "nobody asks");
+        until_pass(&breaker).answered();
+        assert!(!breakers.is_away(SHARD, Instant::now()));
     }
 }

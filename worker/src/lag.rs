@@ -32,14 +32,20 @@ pub struct Lag {
     /// How long ago the front door took the oldest record that is not done; where that one has not been fetched yet, the
     /// last one that is done. `None` where neither is known.
     pub seconds: Option<f64>,
+    /// All before this offset is done; `None` until this worker has done something.
+    pub done: Option<i64>,
+    /// Whether its lane held records and took none for a second: its database is away or slow, or its slots are frozen.
+    pub stands: bool,
 }
 
 /// The partitions that a worker has.
 #[derive(Debug, Default)]
 pub(crate) struct Lags(Mutex<BTreeMap<Key, Partition>>);
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Partition {
+    /// librdkafka's name of the consumer that has it.
+    consumer: Option<String>,
     /// The log's end, as librdkafka said last.
     end: Option<i64>,
     /// Where the group stood when librdkafka spoke last.
@@ -50,6 +56,7 @@ struct Partition {
     oldest: Option<Timestamp>,
     /// When the last record that is done was accepted.
     last: Option<Timestamp>,
+    stands: bool,
 }
 
 impl Lags {
@@ -66,10 +73,17 @@ impl Lags {
             for (number, seen) in &topic.partitions {
                 let key = (Arc::clone(&name), *number);
                 if !seen.desired {
-                    partitions.remove(&key);
+                    // A consumer of another topic may know this one too.
+                    let is_own = |it: &Partition| it.consumer.as_ref() == Some(&statistics.name);
+                    if partitions.get(&key).is_some_and(is_own) {
+                        partitions.remove(&key);
+                    }
                     continue;
                 }
                 let partition = partitions.entry(key).or_default();
+                if partition.consumer.as_ref() != Some(&statistics.name) {
+                    partition.consumer = Some(statistics.name.clone());
+                }
                 // What the broker was asked may be newer.
                 partition.end = partition.end.max(known(seen.hi_offset));
                 // A group that never committed begins at the log's beginning.
@@ -85,6 +99,16 @@ impl Lags {
         }
     }
 
+    /// Takes which of a topic's partitions stand still.
+    fn stand(&self, before: &[Key], now: &[Key]) {
+        let mut partitions = self.partitions();
+        for key in before.iter().chain(now) {
+            if let Some(partition) = partitions.get_mut(key) {
+                partition.stands = now.contains(key);
+            }
+        }
+    }
+
     pub(crate) fn read(&self) -> Vec<Lag> {
         let now = Timestamp::now();
         let partitions = self.partitions();
@@ -93,6 +117,8 @@ impl Lags {
             partition: *partition,
             records: it.records(),
             seconds: it.seconds(now),
+            done: it.done,
+            stands: it.stands,
         };
         partitions.iter().map(lag).collect()
     }
@@ -110,6 +136,7 @@ impl Lags {
 pub(crate) struct Ends {
     next: Instant,
     asking: Option<JoinHandle<()>>,
+    stood: Vec<Key>,
 }
 
 impl Ends {
@@ -117,6 +144,7 @@ impl Ends {
         Ends {
             next: Instant::now(),
             asking: None,
+            stood: Vec::new(),
         }
     }
 
@@ -134,6 +162,8 @@ impl Ends {
         runtime: &Handle,
     ) {
         self.next = Instant::now() + ASK_INTERVAL;
+        lags.stand(&self.stood, &stands);
+        self.stood.clone_from(&stands);
         if stands.is_empty() {
             return;
         }
@@ -217,7 +247,7 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn check(partition: Partition, records: Option<u64>, seconds: Option<f64>) {
+    fn check(partition: &Partition, records: Option<u64>, seconds: Option<f64>) {
         assert_eq!(partition.records(), records, "{partition:?}");
         assert_eq!(partition.seconds(at(100)), seconds, "{partition:?}");
     }
@@ -225,41 +255,91 @@ mod tests {
     #[test]
     fn lag_is_counted_from_what_is_known() {
         let nothing = Partition::default();
-        check(nothing, None, None);
+        check(&nothing, None, None);
         let begun = Partition {
             end: Some(10),
             begin: Some(4),
-            ..nothing
+            ..nothing.clone()
         };
-        check(begun, Some(6), None);
+        check(&begun, Some(6), None);
         let in_hand = Partition {
             oldest: Some(at(70)),
-            ..begun
+            ..begun.clone()
         };
-        check(in_hand, Some(6), Some(30.0));
+        check(&in_hand, Some(6), Some(30.0));
         // Done up to 8, and nothing in hand: the rest is younger than the last one that is done.
         let between = Partition {
             done: Some(8),
             last: Some(at(80)),
-            ..begun
+            ..begun.clone()
         };
-        check(between, Some(2), Some(20.0));
+        check(&between, Some(2), Some(20.0));
         let all = Partition {
             done: Some(10),
-            ..between
+            ..between.clone()
         };
-        check(all, Some(0), Some(0.0));
+        check(&all, Some(0), Some(0.0));
         // The lane is past what librdkafka said last.
         let past = Partition {
             done: Some(12),
-            ..between
+            ..between.clone()
         };
-        check(past, Some(0), Some(0.0));
+        check(&past, Some(0), Some(0.0));
         let past = Partition {
             oldest: Some(at(95)),
-            ..past
+            ..past.clone()
         };
-        check(past, Some(0), Some(5.0));
+        check(&past, Some(0), Some(5.0));
+    }
+
+    /// What a consumer says that knows one partition.
+    fn says(name: &str, topic: &str, desired: bool) -> Statistics {
+        let partition = rdkafka::statistics::Partition {
+            desired,
+            hi_offset: 9,
+            committed_offset: 4,
+            ..Default::default()
+        };
+        let topics = [(
+            topic.to_owned(),
+            rdkafka::statistics::Topic {
+                partitions: [(3, partition)].into(),
+                ..Default::default()
+            },
+        )];
+        Statistics {
+            name: name.to_owned(),
+            topics: topics.into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_consumer_says_nothing_of_what_another_one_has() {
+        let lags = Lags::default();
+        lags.observe(&says("disputes", "disputes.webhooks", true));
+        lags.observe(&says("orders", "disputes.webhooks", false));
+        assert_eq!(lags.read()[0].records, Some(5));
+        // Made anew under another name.
+        lags.observe(&says("disputes-2", "disputes.webhooks", true));
+        lags.observe(&says("disputes-2", "disputes.webhooks", false));
+        assert_eq!(lags.read(), []);
+    }
+
+    #[test]
+    fn who_stands_still_is_known_until_he_goes_on() {
+        let lags = Arc::new(Lags::default());
+        let topic: Arc<str> = Arc::from("orders.webhooks");
+        let lanes = [3, 4].map(|partition| lags.of_lane(&topic, partition));
+        lanes.iter().for_each(|lane| lane.begins(Some(at(1))));
+        let stands = || lags.read().iter().map(|lag| lag.stands).collect::<Vec<_>>();
+        let key = |partition| (Arc::clone(&topic), partition);
+        lags.stand(&[], &[key(3), key(9)]);
+        assert_eq!(stands(), [true, false]);
+        lags.stand(&[key(3), key(9)], &[key(4)]);
+        assert_eq!(stands(), [false, true]);
+        lags.stand(&[key(4)], &[]);
+        assert_eq!(stands(), [false, false]);
     }
 
     #[test]

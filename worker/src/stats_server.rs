@@ -1,5 +1,5 @@
-//! A worker over HTTP: `/livez`, `/readyz`, `/metrics`, `/stats` and `/hot`. Off unless it is asked for; it has no
-//! credentials, so only operators should reach it: `/hot` names users.
+//! A worker over HTTP: `/livez`, `/readyz`, `/metrics`, `/stats`, `/lanes` and `/hot`, and a page of them at `/`. Off unless it
+//! is asked for; it has no credentials, so only operators should reach it: `/hot` and the page name users.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -22,7 +22,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::lane::Shared;
-use crate::metrics::{RelayCollector, WorkerCollector, metrics_answer, register_pools};
+use crate::live::{self, LanesAnswer};
+use crate::metrics::{
+    RelayCollector, ShardCollector, TimePartitionCollector, WorkerCollector, metrics_answer,
+    register_pools, register_process,
+};
 use crate::ops::{Probe, not_ready};
 use crate::relay::{RelayCounts, RelayStats};
 use crate::stats::Counts;
@@ -131,13 +135,20 @@ struct View {
 }
 
 impl View {
-    fn new(shared: Arc<Shared>, relay: Option<Arc<RelayStats>>) -> View {
+    fn new(
+        shared: Arc<Shared>,
+        relay: Option<Arc<RelayStats>>,
+        time_partitions: TimePartitionCollector,
+    ) -> View {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(WorkerCollector {
             stats: Arc::clone(&shared.stats),
             topics: shared.settings.topics.clone(),
         }));
         register_pools(&mut registry, &shared.store);
+        registry.register_collector(Box::new(ShardCollector(Arc::clone(&shared))));
+        registry.register_collector(Box::new(time_partitions));
+        register_process(&mut registry);
         if let Some(relay) = &relay {
             registry.register_collector(Box::new(RelayCollector(Arc::clone(relay))));
         }
@@ -194,6 +205,10 @@ impl StatsServer {
     /// # Errors
     /// None so far: axum waits out what the listener refuses.
     pub async fn run(self, worker: WorkerView) -> Result<(), StatsServerError> {
+        let time_partitions = TimePartitionCollector::default();
+        let follow = time_partitions
+            .clone()
+            .follow(Arc::clone(&worker.shared.store));
         let app = Router::new()
             .route("/livez", get(async || Json(Status { status: "alive" })))
             .route("/readyz", get(ready_answer))
@@ -205,9 +220,21 @@ impl StatsServer {
             )
             .route("/stats", get(stats_answer))
             .route("/hot", get(hot_answer))
-            .with_state(Arc::new(View::new(worker.shared, self.relay)));
+            .route(
+                "/lanes",
+                get(async |State(view): State<Arc<View>>| Json(LanesAnswer::now(&view.shared))),
+            )
+            .merge(live::routes())
+            .with_state(Arc::new(View::new(
+                worker.shared,
+                self.relay,
+                time_partitions,
+            )));
         let address = self.address;
-        let served = axum::serve(self.listener, app).await;
+        let served = tokio::select! {
+            served = axum::serve(self.listener, app) => served,
+            never = follow => match never {},
+        };
         served.map_err(|source| StatsServerError::Listen { address, source })
     }
 }
@@ -326,7 +353,7 @@ async fn hot_answer(State(view): State<Arc<View>>) -> Json<HotAnswer> {
     })
 }
 
-fn shards_of(routes: &Routes, slot: Slot) -> Vec<ShardId> {
+pub(crate) fn shards_of(routes: &Routes, slot: Slot) -> Vec<ShardId> {
     if let Some(catalog) = routes.catalog() {
         return vec![catalog.map.shard_of(slot)];
     }

@@ -45,6 +45,14 @@ pub enum TopicError {
         /// How many it was to have.
         wanted: u32,
     },
+    /// The broker took a retention, and does not show it.
+    #[error(
+        "topic {topic} does not have the retention that was asked for, after {ADMIN_TIMEOUT:?}; look at the broker's log, then run it again"
+    )]
+    NotKept {
+        /// The topic.
+        topic: String,
+    },
     /// The inbox forgets an event that the topic may still show again.
     #[error(
         "topic {topic} may show a record again for {keeps} (its retention.ms and segment.ms), and dead letters are \

@@ -54,6 +54,12 @@ impl TraceContext {
         context.is_valid().then_some(TraceContext(context))
     }
 
+    /// The trace, as logs and headers have it.
+    #[must_use]
+    pub fn trace_id(&self) -> String {
+        self.0.trace_id().to_string()
+    }
+
     /// Makes `span`, which has not been entered yet, a part of this trace; nothing where it is not exported.
     pub fn adopt(&self, span: &Span) {
         span.set_parent(self.as_parent()).ok();

@@ -65,3 +65,4 @@ mod reshard_faults;
 mod retention;
 mod shards;
 mod statements;
+mod time_partitions;

@@ -3,9 +3,13 @@
 //!
 //! docs/metrics.md describes each; a test compares.
 
+mod buried;
 mod pools;
+mod process;
 mod relay;
+mod shards;
 mod sheet;
+mod time_partitions;
 mod worker;
 
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -15,6 +19,8 @@ use prometheus_client::registry::Registry;
 use shardlane_sql::Store;
 
 pub(crate) use self::relay::RelayCollector;
+pub(crate) use self::shards::ShardCollector;
+pub(crate) use self::time_partitions::TimePartitionCollector;
 pub(crate) use self::worker::WorkerCollector;
 
 const OPENMETRICS: HeaderValue =
@@ -39,6 +45,16 @@ pub fn metrics_answer(registry: &Registry, asked: &HeaderMap) -> Response {
 /// A registry's part for the pools of a store.
 pub fn register_pools(registry: &mut Registry, store: &Store) {
     registry.register_collector(Box::new(pools::PoolCollector(store.clone())));
+}
+
+/// A registry's part for the dead letters that direct mode keeps in a store.
+pub fn register_buried(registry: &mut Registry, store: &Store) {
+    registry.register_collector(Box::new(buried::BuriedCollector(store.clone())));
+}
+
+/// A registry's part for the process: memory and CPU time, under the names that Prometheus's own libraries give them.
+pub fn register_process(registry: &mut Registry) {
+    registry.register_collector(Box::new(process::ProcessCollector));
 }
 
 /// The older text has no end mark, and describes a counter under the name that its samples have.

@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use shardlane_domain::Source;
 use shardlane_sql::testing::unique;
 use shardlane_sql::{Layout, RetentionSettings};
-use shardlane_worker::{TopicError, TopicSet, Worker, WorkerError, WorkerSettings, create_topics};
+use shardlane_worker::{
+    TopicError, TopicRetention, TopicSet, Worker, WorkerError, WorkerSettings, create_topics,
+    set_retention,
+};
 
 use crate::world::{World, until_counts};
 
@@ -49,14 +56,41 @@ async fn an_inbox_that_forgets_before_its_topics_is_refused() {
     refused(longer_window).await;
 
     let endless = TopicSet::with_prefix(&unique("endless"));
-    let config = [("retention.ms", "-1")];
+    let config = [("retention.ms", "-1"), ("max.message.bytes", "123456")];
     create_topics(&ring.bootstrap, &endless, 4, 1, &config)
         .await
         .unwrap();
     let mut settings = keeping(ring.settings(""), 700 * DAY);
-    settings.topics = endless;
-    let sentence = refused(settings).await;
+    settings.topics = endless.clone();
+    let sentence = refused(settings.clone()).await;
     assert!(sentence.contains("again for ever"), "{sentence}");
+
+    let short = TopicRetention {
+        retention: DAY,
+        segment: DAY / 4,
+    };
+    set_retention(&ring.bootstrap, &endless, short)
+        .await
+        .unwrap();
+    let sentence = refused(keeping(settings, 3 * DAY)).await;
+    assert!(sentence.contains("108000s"), "{sentence}");
+    assert_eq!(
+        setting(&ring.bootstrap, &endless, "max.message.bytes").await,
+        "123456"
+    );
+}
+
+/// A setting of the orders' topic.
+async fn setting(bootstrap: &str, topics: &TopicSet, name: &str) -> String {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()
+        .unwrap();
+    let topic = topics.of(Source::Orders);
+    let asked = [ResourceSpecifier::Topic(&topic)];
+    let answers = admin.describe_configs(&asked, &AdminOptions::new()).await;
+    let config = answers.unwrap().remove(0).unwrap();
+    config.get(name).unwrap().value.clone().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
