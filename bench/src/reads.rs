@@ -25,6 +25,8 @@ use ground::Ground;
 use question::{Path, Question};
 use work::Work;
 
+/// Of a run's time, unmeasured before it.
+const WARM_UP: f64 = 0.25;
 /// Keys whose answers are compared between the ways.
 const COMPARED: usize = 25;
 
@@ -87,6 +89,10 @@ pub async fn run(settings: &ReadsSettings, command: &str, stop: Stop) -> anyhow:
     let started = Started::now();
     let rounds = Rounds::new(settings.runs, stop)?;
     let ground = Ground::prepare(settings, |line| rounds.say(line)).await?;
+    rounds.say(&format!(
+        "about {:.0} s to go",
+        seconds_to_go(settings, &ground)
+    ));
     let mut study = Study::new("reads", command, started);
     for question in Question::ALL {
         if rounds.is_stopped() {
@@ -146,6 +152,17 @@ fn cells(ground: &Ground, question: Question, clients: u32) -> Vec<Cell> {
         .collect()
 }
 
+/// Of all runs with their warm-ups; connecting comes on top.
+#[expect(clippy::cast_precision_loss, reason = "cells of an experiment")]
+fn seconds_to_go(settings: &ReadsSettings, ground: &Ground) -> f64 {
+    let ways: usize = Question::ALL
+        .into_iter()
+        .map(|question| ways(ground, question).count())
+        .sum();
+    let cells = ways * settings.clients.len();
+    cells as f64 * f64::from(settings.runs) * settings.seconds * (1.0 + WARM_UP)
+}
+
 fn part_name(question: Question, clients: u32) -> String {
     format!("{}-{clients}", question.name())
 }
@@ -196,17 +213,16 @@ async fn measure(
         data: Arc::clone(&ground.data),
     });
     // A session has its plans after the fifth use.
-    drive(&work, clients, settings.seconds * 0.25, round).await?;
+    drive(&work, clients, settings.seconds * WARM_UP, round).await?;
     let (server, client) = (ground.cpu_seconds(layout)?, own_cpu_seconds());
     let tally = drive(&work, clients, settings.seconds, round).await?;
     let (server, client) = (
         ground.cpu_seconds(layout)? - server,
         own_cpu_seconds() - client,
     );
-    if tally.ops == 0 {
-        bail!("{cell}: no read succeeded");
-    }
+    // A way on which every read fails is a result too.
     let reads = tally.ops as f64;
+    let each = |seconds: f64| seconds * 1e6 / reads.max(1.0);
     let quantile = |quantile| tally.latency_us.value_at_quantile(quantile) as f64;
     Ok(Run::from(
         [
@@ -214,8 +230,8 @@ async fn measure(
             ("p50_us", quantile(0.5)),
             ("p95_us", quantile(0.95)),
             ("p99_us", quantile(0.99)),
-            ("server_cpu_us", server * 1e6 / reads),
-            ("client_cpu_us", client * 1e6 / reads),
+            ("server_cpu_us", each(server)),
+            ("client_cpu_us", each(client)),
             ("failed", tally.failed as f64),
         ]
         .map(|(name, value)| (name.to_owned(), value)),

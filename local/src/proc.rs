@@ -1,6 +1,7 @@
 //! Processes, as `/proc` shows them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use procfs::process::{Process, Stat};
 use serde::{Deserialize, Serialize};
@@ -38,23 +39,19 @@ impl ProcessId {
 pub fn cpu_seconds_of_tree(root: u32) -> f64 {
     // A child that ends between two reads would be counted twice or not at all: read again
     // until the root has reaped nobody meanwhile.
-    let mut ticks = 0;
+    let mut nanoseconds = 0;
     for _ in 0..8 {
         let Some(before) = stat_of(root) else {
             return 0.0;
         };
-        ticks = own_and_reaped(&before) + descendants(root).iter().map(own_and_reaped).sum::<u64>();
+        nanoseconds =
+            own_and_reaped(&before) + descendants(root).iter().map(own_and_reaped).sum::<u64>();
         let Some(after) = stat_of(root) else { break };
         if (after.cutime, after.cstime) == (before.cutime, before.cstime) {
             break;
         }
     }
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "2^53 ticks are three million years"
-    )]
-    let seconds = ticks as f64 / procfs::ticks_per_second() as f64;
-    seconds
+    Duration::from_nanos(nanoseconds).as_secs_f64()
 }
 
 /// Bytes of memory of a process and its live descendants, what they share counted once among them (PSS). Zero where the
@@ -94,8 +91,14 @@ fn stat_of(pid: u32) -> Option<Stat> {
     Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()
 }
 
+/// In nanoseconds. `stat` cuts each process's time down to whole ticks of 10 ms, so that a hundred backends which did a
+/// little would seem to have done nothing; the scheduler's own sum is exact, but of the first thread only.
 fn own_and_reaped(stat: &Stat) -> u64 {
-    stat.utime + stat.stime + stat.cutime.unsigned_abs() + stat.cstime.unsigned_abs()
+    let tick = 1_000_000_000 / procfs::ticks_per_second().max(1);
+    let reaped = (stat.cutime.unsigned_abs() + stat.cstime.unsigned_abs()) * tick;
+    let exact = Process::new(stat.pid).and_then(|process| process.schedstat());
+    let exact = exact.map_or(0, |times| times.sum_exec_runtime);
+    reaped + exact.max((stat.utime + stat.stime) * tick)
 }
 
 fn descendants(root: u32) -> Vec<Stat> {
@@ -118,4 +121,53 @@ fn descendants(root: u32) -> Vec<Stat> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Forty processes that did some milliseconds each: most of it is less than a tick.
+    #[test]
+    fn cpu_time_below_a_tick_is_counted() {
+        let script = "exec 3<&0; n=0; while [ $n -lt 40 ]; do n=$((n + 1)); \
+                      (j=0; while [ $j -lt 2000 ]; do j=$((j + 1)); done; exec cat <&3) & done; wait";
+        let mut shell = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let children = || descendants(shell.id());
+        let began = Instant::now();
+        while children()
+            .iter()
+            .filter(|child| child.comm == "cat")
+            .count()
+            < 40
+        {
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "{:?}",
+                children()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let ticks: u64 = children()
+            .iter()
+            .map(|child| child.utime + child.stime)
+            .sum();
+        let seconds = cpu_seconds_of_tree(shell.id());
+        // They end with their input.
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        #[expect(clippy::cast_precision_loss, reason = "few ticks")]
+        let in_ticks = ticks as f64 / procfs::ticks_per_second() as f64;
+        assert!(
+            seconds > in_ticks + 0.04,
+            "{seconds} s, of it {in_ticks} s in whole ticks"
+        );
+    }
 }

@@ -78,7 +78,8 @@ fn single(study: &Study, clients: u32) -> Option<String> {
 fn without_user(study: &Study, clients: u32) -> Option<String> {
     let cpu = |question, (layout, path): (&str, &str)| {
         let cell = study.cell(&part_name(question, clients), layout, path)?;
-        Some(cell.figures.get("server_cpu_us")?.median)
+        let median = cell.figures.get("server_cpu_us")?.median;
+        (median > 0.0).then_some(median)
     };
     let scatter = ("shards", Path::ScatterGather.as_str());
     let said: Vec<String> = [
