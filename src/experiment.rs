@@ -1,12 +1,16 @@
 //! `shardlane experiment`: measure, print a table, write the report.
 
+mod cost;
 mod door;
 mod memory;
+mod reads;
 mod retention;
 mod routing;
 mod scatter;
 mod shard_down;
+mod skew;
 mod study;
+mod sweep;
 mod window;
 
 use std::path::PathBuf;
@@ -36,8 +40,16 @@ enum Experiment {
     Door(door::DoorArgs),
     /// Citus by the node that owns a user, against its coordinator and any node in turn
     Routing(routing::RoutingArgs),
+    /// What an event costs each layout in CPU, write-ahead log, connections and memory, and a model of more nodes
+    Cost(cost::CostArgs),
+    /// A user's rows, and an order without its user: by which way, at what cost, with how many clients
+    Reads(reads::ReadsArgs),
     /// A day leaves a log: DELETE and VACUUM against dropping its partition
     Retention(retention::RetentionArgs),
+    /// Users that are not alike, one with half of the traffic, and the cure: isolation, moved slots
+    Skew(skew::SkewArgs),
+    /// One setting of ingest takes several values: batch rows, connections, shards, partitions, payloads, hash, commit
+    Sweep(sweep::SweepArgs),
     /// Questions about all users: one Postgres, Citus, and a scatter-gather over manual shards
     Scatter(scatter::ScatterArgs),
     /// Events of one kind over some days of a month: an index, daily partitions, Citus; cold and warm
@@ -186,7 +198,11 @@ impl ExperimentArgs {
             Experiment::Reshard(arguments) => arguments.run().await,
             Experiment::Routing(arguments) => arguments.run().await,
             Experiment::Door(arguments) => arguments.run().await,
+            Experiment::Cost(arguments) => arguments.run().await,
+            Experiment::Reads(arguments) => arguments.run().await,
             Experiment::Retention(arguments) => arguments.run().await,
+            Experiment::Skew(arguments) => arguments.run().await,
+            Experiment::Sweep(arguments) => arguments.run().await,
             Experiment::Scatter(arguments) => arguments.run().await,
             Experiment::Window(arguments) => arguments.run().await,
             Experiment::ShardDown(arguments) => arguments.run().await,
@@ -301,6 +317,13 @@ pub(crate) fn write_json(
 fn command_line() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     format!("shardlane {}", arguments.join(" "))
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.05..=3_600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds from 0.05 to 3600".to_owned()),
+    }
 }
 
 fn parse_skew(text: &str) -> Result<f64, String> {

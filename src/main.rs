@@ -17,6 +17,7 @@ mod load;
 mod map;
 mod migrate;
 mod relay;
+mod report;
 mod reshard;
 mod route;
 mod topics;
@@ -59,6 +60,7 @@ enum Command {
     Audit(audit::AuditArgs),
     Dlq(dlq::DlqArgs),
     Experiment(experiment::ExperimentArgs),
+    Report(report::ReportArgs),
     Config(config::ConfigArgs),
     Doctor(doctor::DoctorArgs),
     Health(health::HealthArgs),
@@ -108,6 +110,7 @@ fn main() -> ExitCode {
             Command::Audit(arguments) => arguments.run().await,
             Command::Dlq(arguments) => arguments.run().await,
             Command::Experiment(arguments) => arguments.run().await,
+            Command::Report(arguments) => arguments.run(),
             Command::Config(arguments) => arguments.run(cli.config),
             Command::Doctor(arguments) => arguments.run().await,
             Command::Health(arguments) => arguments.run().await,

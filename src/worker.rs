@@ -54,7 +54,7 @@ pub(crate) struct WorkerArgs {
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..))]
     session_timeout_seconds: u64,
     /// MiB of records that are taken from Kafka and not done, over all partitions
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..))]
     in_flight_mib_max: u16,
     /// MiB that the Kafka client may fetch ahead, over all topics
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]

@@ -164,6 +164,46 @@ fn settings_that_are_missing_or_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn a_report_is_made_of_folders_and_an_empty_one_is_refused() {
+    let out = tempfile::tempdir().unwrap();
+    let page = out.path().join("report.html");
+    let committed = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/bench/runs/2026-11-21-2-core-vm-nets"
+    );
+    let memory = format!("{}-outage-and-memory", committed.trim_end_matches("-nets"));
+    let output = run(&[
+        "report",
+        &memory,
+        committed,
+        "--out",
+        page.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    // What is not on the page is said.
+    assert!(String::from_utf8_lossy(&output.stderr).contains("alternations.json"));
+    // Each of the other folder's files is a result.
+    let files = std::fs::read_dir(&memory).unwrap();
+    let is_result = |file: &std::fs::DirEntry| file.path().extension() == Some("json".as_ref());
+    let results = files.map(Result::unwrap).filter(is_result).count();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(&format!("results: {results}")), "{said}");
+    assert!(
+        std::fs::read_to_string(&page)
+            .unwrap()
+            .starts_with("<!DOCTYPE html>")
+    );
+    refused(
+        &["report", out.path().to_str().unwrap()],
+        &["no results of an experiment"],
+    );
+    refused(
+        &["report", "/no/such/folder"],
+        &["/no/such/folder", "cannot be read"],
+    );
+}
+
+#[test]
 fn a_worker_without_a_broker_ends_in_bounded_time() {
     let Some(()) = require("postgres") else {
         return;

@@ -100,7 +100,7 @@ fn paths(layout: Layout) -> &'static [Path] {
 pub(crate) struct Outcome {
     pub(crate) seconds: f64,
     rows: u64,
-    batches: u64,
+    pub(crate) batches: u64,
     counts: BTreeMap<String, u64>,
     latency_us: Histogram<u64>,
     skew: Option<Skew>,
@@ -188,7 +188,7 @@ impl Outcome {
         Ok(())
     }
 
-    fn count(&self, name: &str) -> u64 {
+    pub(crate) fn count(&self, name: &str) -> u64 {
         self.counts.get(name).copied().unwrap_or(0)
     }
 
@@ -196,7 +196,7 @@ impl Outcome {
         clippy::cast_precision_loss,
         reason = "microseconds of a batch and counts of events are small"
     )]
-    fn latency_ms(&self, quantile: f64) -> f64 {
+    pub(crate) fn latency_ms(&self, quantile: f64) -> f64 {
         self.latency_us.value_at_quantile(quantile) as f64 / 1_000.0
     }
 }
@@ -534,7 +534,7 @@ fn to_run(
 }
 
 /// Rows of the inbox by shard: by database on manual shards, by Citus shard, or the one server's.
-async fn balance(
+pub(crate) async fn balance(
     database: &LayoutDatabase,
     layout: Layout,
 ) -> anyhow::Result<BTreeMap<String, u64>> {

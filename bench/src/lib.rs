@@ -7,14 +7,19 @@
 //! - A layout that cannot run here is named with its reason, never left out silently.
 
 pub mod check;
+mod closed_loop;
+pub mod cost;
 pub mod door;
+mod feed;
 mod fill;
 pub mod ingest;
 mod lab;
 pub mod load;
 mod machine;
 pub mod memory;
+mod pools;
 mod raw;
+pub mod reads;
 mod replay;
 pub mod report;
 pub mod reshard;
@@ -23,7 +28,9 @@ pub mod retention;
 pub mod routing;
 pub mod scatter;
 pub mod shard_down;
+pub mod skew;
 pub mod stream;
 pub mod study;
+pub mod sweep;
 pub mod table;
 pub mod window;

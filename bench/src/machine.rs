@@ -35,6 +35,13 @@ pub(crate) fn describe() -> Machine {
     }
 }
 
+/// Processes that ran or waited for a processor, on average in the last minute; `None` where /proc does not say.
+pub(crate) fn load_average() -> Option<f64> {
+    procfs::LoadAverage::current()
+        .ok()
+        .map(|load| f64::from(load.one))
+}
+
 /// CPU seconds of this process, user and system.
 pub(crate) fn own_cpu_seconds() -> f64 {
     let Ok(stat) = Process::myself().and_then(|process| process.stat()) else {

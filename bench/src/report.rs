@@ -5,6 +5,7 @@
 
 mod bars;
 mod headline;
+mod how_to_read;
 mod latency;
 pub mod load;
 mod look;
@@ -12,6 +13,7 @@ mod page;
 mod plots;
 pub mod reshard;
 pub mod routing;
+pub mod runs;
 pub mod study;
 mod table;
 #[cfg(test)]
@@ -24,11 +26,10 @@ use anyhow::Context;
 
 use crate::results::Results;
 use headline::Verdict;
+pub use how_to_read::how_to_read;
 use look::Palette;
 use page::facts;
 use text::{DASH, count, esc, json_for_script};
-
-const HOW_TO_READ: &str = include_str!("report/how-to-read.html");
 
 /// Renders one or more experiments as one self-contained HTML page.
 ///
@@ -70,7 +71,7 @@ pub fn render(results: &[Results]) -> anyhow::Result<String> {
             results.len() == 1,
         ));
     }
-    out.push_str(&format!("<section id=\"read\">\n<h2>How to read this</h2>\n<div class=\"prose\">\n{HOW_TO_READ}</div>\n</section>\n"));
+    out.push_str(&format!("<section id=\"read\">\n<h2>How to read this</h2>\n<div class=\"prose\">\n{}</div>\n</section>\n", how_to_read("ingest")));
     out.push_str("<section id=\"run\">\n<h2>How it was run</h2>\n");
     for one in results {
         if results.len() > 1 {

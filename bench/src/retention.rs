@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use shardlane_sql::Layout;
 
-use crate::study::{CellResult, Figure, Part, Rounds, Run, Started, Stop, Study};
+use crate::study::{CellResult, Figure, MainRatio, Part, Rounds, Run, Started, Stop, Study};
 use ground::{Ground, Log};
 use writer::Writer;
 
@@ -130,6 +130,14 @@ pub async fn run(settings: &RetentionSettings, command: &str, stop: Stop) -> any
     study.is_interrupted = rounds.is_stopped();
     study.faults = faults;
     study.findings = findings(&study);
+    let (delete, drop) = (
+        ("single", Way::Delete.path()),
+        ("partman", Way::Drop.path()),
+    );
+    study.main_ratio = MainRatio::of(
+        "time, DELETE and VACUUM / DROP",
+        study.over(PART, "seconds", delete, drop),
+    );
     Ok(study)
 }
 

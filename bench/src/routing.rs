@@ -6,7 +6,6 @@
 mod cell;
 mod ground;
 mod lookups;
-mod pools;
 pub mod results;
 pub mod table;
 mod work;

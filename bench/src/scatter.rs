@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use shardlane_sql::Layout;
 
-use crate::study::{CellResult, Figure, Part, Rounds, Run, Started, Stop, Study};
+use crate::study::{CellResult, Figure, MainRatio, Part, Rounds, Run, Started, Stop, Study};
 use gather::Row;
 use ground::Ground;
 use question::Question;
@@ -94,6 +94,9 @@ pub async fn run(settings: &ScatterSettings, command: &str, stop: Stop) -> anyho
     study.skipped = ground.skipped.clone();
     study.is_interrupted = rounds.is_stopped();
     study.findings = findings(&study);
+    let [shards, single] = [Layout::Shards, Layout::Single].map(|it| (it.as_str(), path(it)));
+    let ratio = study.over(Question::SharedCards.name(), "ms", shards, single);
+    study.main_ratio = MainRatio::of("time of shared-cards, shards / single", ratio);
     Ok(study)
 }
 

@@ -36,6 +36,8 @@ pub struct StreamSettings {
     pub users: u32,
     /// Zipf exponent of that spread; 0 is uniform.
     pub skew: f64,
+    /// Share of orders that belong to one user, whatever the spread of the others.
+    pub tenant: f64,
     /// Everything random comes from this.
     pub seed: u64,
     /// A payload is filled up to this size, in bytes.
@@ -66,6 +68,7 @@ impl StreamSettings {
             events,
             users,
             skew,
+            tenant: 0.0,
             seed,
             payload_bytes,
             start: today - SignedDuration::from_hours(5 * 24),
@@ -197,6 +200,11 @@ impl Stream {
         }
     }
 
+    /// The user with a tenant's share; the busiest one where users are spread by Zipf.
+    pub fn tenant(&self) -> Uuid {
+        self.users[0]
+    }
+
     fn step(&mut self) {
         if self.walks.len() < OPEN_WALKS.min(self.settings.events / 4 + 1) {
             let walk = self.new_walk();
@@ -287,6 +295,10 @@ impl Stream {
     }
 
     fn user(&mut self) -> Uuid {
+        // Nothing is drawn where there is none, so that such a stream stays what it was.
+        if self.settings.tenant > 0.0 && self.rng.random_bool(self.settings.tenant) {
+            return self.users[0];
+        }
         let index = match &self.zipf {
             // Zipf gives 1..=n as a float.
             #[expect(

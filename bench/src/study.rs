@@ -30,6 +30,9 @@ pub struct Study {
     pub took_s: f64,
     /// Where it ran.
     pub machine: Machine,
+    /// Of the minute before it began: what else the machine had to do.
+    #[serde(default)]
+    pub load_average_before: Option<f64>,
     /// The commit of the code, with `-dirty` where the tree had changes; `unknown` outside a checkout.
     pub commit: String,
     /// The command line that repeats it.
@@ -44,6 +47,9 @@ pub struct Study {
     pub results: Vec<CellResult>,
     /// What was compared within each round, and the goals.
     pub ratios: Vec<Ratio>,
+    /// The ratio by which the study is known; none in results from before there was one.
+    #[serde(default)]
+    pub main_ratio: Option<MainRatio>,
     /// What the figures say, in sentences.
     pub findings: Vec<String>,
     /// What is wrong with the results, if anything is: an answer that differs, a row that is missing.
@@ -78,6 +84,25 @@ pub struct Figure {
     pub unit: String,
     /// Decimals that are shown.
     pub decimals: usize,
+}
+
+/// One cell's figure over another's: taken within each round, then over the rounds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MainRatio {
+    /// In words, with its figure.
+    pub name: String,
+    /// What was measured.
+    pub ratio: Spread,
+}
+
+impl MainRatio {
+    /// `None` where one of the two did not run.
+    pub(crate) fn of(name: &str, ratio: Option<Spread>) -> Option<MainRatio> {
+        ratio.map(|ratio| MainRatio {
+            name: name.to_owned(),
+            ratio,
+        })
+    }
 }
 
 /// The figures of one run, by name.
@@ -151,6 +176,7 @@ impl Study {
             started_at: started.at.to_string(),
             took_s: started.seconds(),
             machine: machine::describe(),
+            load_average_before: started.load_average,
             commit: machine::commit(),
             command: command.to_owned(),
             versions: BTreeMap::new(),
@@ -158,6 +184,7 @@ impl Study {
             parts: Vec::new(),
             results: Vec::new(),
             ratios: Vec::new(),
+            main_ratio: None,
             findings: Vec::new(),
             faults: Vec::new(),
             is_interrupted: false,
@@ -181,8 +208,22 @@ impl Study {
         (layout, path): (&str, &str),
         (other_layout, other_path): (&str, &str),
     ) -> Option<Spread> {
+        self.across(
+            figure,
+            (part, layout, path),
+            (part, other_layout, other_path),
+        )
+    }
+
+    /// Likewise for cells of any part, whose runs were taken in the same rounds.
+    pub(crate) fn across(
+        &self,
+        figure: &str,
+        (part, layout, path): (&str, &str, &str),
+        (other_part, other_layout, other_path): (&str, &str, &str),
+    ) -> Option<Spread> {
         let one = self.cell(part, layout, path)?;
-        let other = self.cell(part, other_layout, other_path)?;
+        let other = self.cell(other_part, other_layout, other_path)?;
         let ratios: Vec<f64> = one
             .runs
             .iter()
@@ -199,6 +240,7 @@ impl Study {
 pub(crate) struct Started {
     at: jiff::Timestamp,
     instant: Instant,
+    load_average: Option<f64>,
 }
 
 impl Started {
@@ -206,6 +248,7 @@ impl Started {
         Started {
             at: jiff::Timestamp::now(),
             instant: Instant::now(),
+            load_average: machine::load_average(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use shardlane_sql::Layout;
 
 use crate::routing::results::Spread;
-use crate::study::{CellResult, Figure, Part, Rounds, Run, Started, Stop, Study};
+use crate::study::{CellResult, Figure, MainRatio, Part, Rounds, Run, Started, Stop, Study};
 use ground::Ground;
 use variant::{Cell, Heat, Variant};
 
@@ -72,6 +72,10 @@ pub async fn run(settings: &WindowSettings, command: &str, stop: Stop) -> anyhow
     study.is_interrupted = rounds.is_stopped();
     study.faults = faults(&answers);
     study.findings = findings(&study);
+    let index = (Layout::Single.as_str(), Variant::Indexed.path());
+    let days = (Layout::Partman.as_str(), Variant::Days.path());
+    let ratio = study.over(Heat::Warm.as_str(), "ms", index, days);
+    study.main_ratio = MainRatio::of("warm time, index / daily partitions", ratio);
     Ok(study)
 }
 

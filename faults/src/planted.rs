@@ -19,7 +19,7 @@ pub const fn hunter(mutant: Mutant) -> &'static str {
         Mutant::DeadLetterSwallowed => "poison",
         Mutant::LostRevokeDrain => "joins-and-leaves",
         Mutant::RetryOvertakes => "terminated",
-        Mutant::StaleResume => "shard-slow",
+        Mutant::StaleResume => "terminated",
     }
 }
 

@@ -1,5 +1,6 @@
 //! Direct mode's sweep, and where the dead letters go of events that had been answered with 202.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use shardlane_sql::{KeepLetters, ParkedLetter, SqlError, Store, SweepTiming, sweep_while};
@@ -30,7 +31,14 @@ pub(crate) struct Sweep(AbortHandle);
 impl Sweep {
     pub(crate) fn start(store: Arc<Store>) -> Sweep {
         let task = tokio::spawn(async move {
-            sweep_while(&store, SweepTiming::default(), &Keeper(&store), |_| ()).await;
+            sweep_while(
+                &store,
+                SweepTiming::default(),
+                &Keeper(&store),
+                pending(),
+                |_| (),
+            )
+            .await;
         });
         Sweep(task.abort_handle())
     }

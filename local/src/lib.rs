@@ -40,5 +40,5 @@ pub use missing::{
     postgres_available, promtool_available, schemathesis_available,
 };
 pub use postgres::{Durability, Postgres, PostgresOptions, create_database, drop_database};
-pub use proc::{ProcessId, cpu_seconds_of_tree};
+pub use proc::{ProcessId, cpu_seconds_of_tree, memory_bytes_of_tree};
 pub use requirement::{Requirement, require};

@@ -188,6 +188,15 @@ impl Postgres {
         proc::cpu_seconds_of_tree(self.pid())
     }
 
+    /// Memory of all the server's processes, in bytes; what they share is counted once.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        if self.lifeline.exited().is_some() {
+            return 0;
+        }
+        proc::memory_bytes_of_tree(self.pid())
+    }
+
     /// Stops the server in order (fast shutdown) and removes a temporary directory.
     ///
     /// # Errors

@@ -57,6 +57,27 @@ pub fn cpu_seconds_of_tree(root: u32) -> f64 {
     seconds
 }
 
+/// Bytes of memory of a process and its live descendants, what they share counted once among them (PSS). Zero where the
+/// kernel does not tell.
+#[must_use]
+pub fn memory_bytes_of_tree(root: u32) -> u64 {
+    let own = root.cast_signed();
+    let tree = descendants(root).into_iter().map(|stat| stat.pid);
+    [own]
+        .into_iter()
+        .chain(tree)
+        .filter_map(proportional_bytes)
+        .sum()
+}
+
+fn proportional_bytes(pid: i32) -> Option<u64> {
+    let maps = Process::new(pid).ok()?.smaps_rollup().ok()?;
+    maps.memory_map_rollup
+        .iter()
+        .filter_map(|map| map.extension.map.get("Pss").copied())
+        .reduce(|a, b| a + b)
+}
+
 /// The live processes whose arguments satisfy `wanted`.
 pub(crate) fn find_by_arguments(wanted: impl Fn(&[String]) -> bool) -> Vec<ProcessId> {
     let Ok(processes) = procfs::process::all_processes() else {

@@ -23,7 +23,7 @@ pub enum Mutant {
     LostRevokeDrain,
     /// What failed for a moment is tried again behind what came after it.
     RetryOvertakes,
-    /// A paused partition goes on behind the records that were held for it.
+    /// A lane that waited for its database goes on behind the records with which it waited.
     StaleResume,
     /// A redelivered record is a new one of this moment.
     TimeRegenerated,

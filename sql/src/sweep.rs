@@ -3,6 +3,7 @@
 //! Two things move that no batch will: an event whose deadline is over, and a queue that two transactions left behind of
 //! which one parked while the other created what it waits for.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -218,18 +219,23 @@ impl Default for SweepTiming {
     }
 }
 
-/// Sweeps for as long as it is polled; dropped, it breaks off, and its transaction is rolled back. `done` hears of each
-/// sweep that moved something.
+/// Sweeps until `stop` is ready, and ends between two sweeps; dropped, it breaks off, and its transaction is rolled back.
+/// `done` hears of each sweep that moved something.
 pub async fn sweep_while<K: KeepLetters>(
     store: &Store,
     timing: SweepTiming,
     keeper: &K,
+    stop: impl Future<Output = ()>,
     done: impl Fn(&Swept),
-) -> std::convert::Infallible {
+) {
+    let mut stop = pin!(stop);
     let mut pause = timing.every;
     loop {
         let jitter = rand::rng().random_range(0.5..1.5);
-        tokio::time::sleep(pause.mul_f64(jitter)).await;
+        let stopped = tokio::time::timeout(pause.mul_f64(jitter), &mut stop).await;
+        if stopped.is_ok() {
+            return;
+        }
         let began = tokio::time::Instant::now();
         let swept = match store.sweep(Timestamp::now(), keeper).await {
             Ok(swept) => swept,

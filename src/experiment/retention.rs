@@ -4,12 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
+use shardlane_bench::report;
 use shardlane_bench::retention::{RetentionSettings, run};
 use shardlane_sql::Layout;
 
 use super::study::StudyArgs;
-
-const HOW_TO_READ: &str = include_str!("retention.html");
 
 #[derive(Debug, Args)]
 pub(super) struct RetentionArgs {
@@ -49,7 +48,7 @@ impl RetentionArgs {
             runs: self.study.runs_or(5, 2),
         };
         self.study
-            .run(HOW_TO_READ, async |command, stop| {
+            .run(report::how_to_read("retention"), async |command, stop| {
                 run(&settings, command, stop).await
             })
             .await

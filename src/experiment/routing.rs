@@ -9,7 +9,7 @@ use shardlane_bench::report;
 use shardlane_bench::routing::results::RoutingSettings;
 use shardlane_bench::routing::{run, table};
 
-use super::{command_line, unless_interrupted, write_json};
+use super::{command_line, parse_seconds, unless_interrupted, write_json};
 
 #[derive(Debug, Args)]
 pub(super) struct RoutingArgs {
@@ -86,12 +86,5 @@ impl RoutingArgs {
             batch_rows: usize::try_from(or(self.batch_rows, 500, 500))?,
             runs: or(self.runs, 1, 5),
         })
-    }
-}
-
-fn parse_seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.05..=3_600.0).contains(&seconds) => Ok(seconds),
-        _ => Err("expected seconds from 0.05 to 3600".to_owned()),
     }
 }

@@ -4,12 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
+use shardlane_bench::report;
 use shardlane_bench::scatter::{ScatterSettings, run};
 use shardlane_sql::Layout;
 
 use super::study::StudyArgs;
-
-const HOW_TO_READ: &str = include_str!("scatter.html");
 
 #[derive(Debug, Args)]
 pub(super) struct ScatterArgs {
@@ -43,7 +42,7 @@ impl ScatterArgs {
             runs: self.study.runs_or(5, 3),
         };
         self.study
-            .run(HOW_TO_READ, async |command, stop| {
+            .run(report::how_to_read("scatter"), async |command, stop| {
                 run(&settings, command, stop).await
             })
             .await

@@ -4,12 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use shardlane_bench::report;
 use shardlane_bench::window::{WindowSettings, run};
 use shardlane_sql::Layout;
 
 use super::study::StudyArgs;
-
-const HOW_TO_READ: &str = include_str!("window.html");
 
 #[derive(Debug, Args)]
 pub(super) struct WindowArgs {
@@ -57,7 +56,7 @@ impl WindowArgs {
             runs: self.study.runs_or(5, 3),
         };
         self.study
-            .run(HOW_TO_READ, async |command, stop| {
+            .run(report::how_to_read("window"), async |command, stop| {
                 run(&settings, command, stop).await
             })
             .await

@@ -1,24 +1,28 @@
-//! One topic's consumer and what its callbacks see: the open lanes, which a rebalance closes.
+//! One topic's consumer and what its callbacks see: the open lanes, which a rebalance opens and closes.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientConfig, Statistics};
+use shardlane_domain::Source;
 use shardlane_sql::mutants::{self, Mutant};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::error::WorkerError;
 use crate::flow::{Commits, Due, Progress};
 use crate::lag::STATISTICS_INTERVAL_MS;
-use crate::lane::Shared;
-use crate::record::RawRecord;
+use crate::lane::{Lane, Shared};
+use crate::reader::Reader;
 use crate::stats::Stats;
 
 /// How long a lane that was broken off may take to notice.
@@ -27,32 +31,20 @@ const ABORT_MAX: Duration = Duration::from_secs(1);
 /// recognises what is done.
 const LAST_COMMIT_MAX: Duration = Duration::from_secs(5);
 
+/// The least that a partition's queue is fetched up to.
+const QUEUE_BYTES_MIN: usize = 16 * 1024;
+
 pub(crate) type Key = (Arc<str>, i32);
 
 pub(crate) struct OpenLane {
-    pub(crate) records: mpsc::Sender<Vec<RawRecord>>,
     pub(crate) progress: Arc<Progress>,
-    pub(crate) closing: Arc<AtomicBool>,
-    pub(crate) task: JoinHandle<()>,
-    /// The records that found the lane full; its partition is paused until they are taken.
-    pub(crate) held: Vec<RawRecord>,
-    /// Until when it is not worth waiting for room, and for how long that was last.
-    pub(crate) slow: Option<(Instant, Duration)>,
+    task: JoinHandle<()>,
 }
 
-/// The open lanes, and the run of records that is handed over next.
+/// A lane for each partition that the group gave to this consumer.
 #[derive(Default)]
 pub(crate) struct Lanes {
     pub(crate) open: HashMap<Key, OpenLane>,
-    /// The next offset of each partition, behind what was handed over.
-    pub(crate) positions: HashMap<Key, i64>,
-    /// Records come in runs of one partition. A run is handed over as one, because each hand-over may wake a thread.
-    pub(crate) run: Option<(Key, Vec<RawRecord>)>,
-    /// The bytes of the run.
-    pub(crate) run_bytes: usize,
-    pub(crate) any_held: bool,
-    /// The partitions that the group gave to this consumer.
-    pub(crate) assigned: BTreeSet<Key>,
     commits: Commits,
 }
 
@@ -60,7 +52,12 @@ pub(crate) struct Lanes {
 pub(crate) struct Context {
     lanes: Mutex<Lanes>,
     shared: Arc<Shared>,
-    /// For the commit at a hand-over, which has a thread of its own. Gone when the consumer is dropped.
+    /// Where lanes run.
+    runtime: Handle,
+    source: Source,
+    /// What a lane ended with.
+    error: Arc<Mutex<Option<WorkerError>>>,
+    /// For lanes, and for commits, which have threads of their own. Gone when the consumer is dropped.
     consumer: OnceLock<Weak<BaseConsumer<Context>>>,
 }
 
@@ -69,12 +66,60 @@ impl Context {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How far these partitions were handed over to lanes.
+    /// What a lane ended with, if one did.
+    pub(crate) fn lane_error(&self) -> Result<(), WorkerError> {
+        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        error.take().map_or(Ok(()), Err)
+    }
+
+    /// Opens a lane for each of these partitions that has none.
+    fn open(&self, which: &BTreeSet<Key>) {
+        let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        let mut lanes = self.lanes();
+        for key in which {
+            let Entry::Vacant(vacant) = lanes.open.entry(key.clone()) else {
+                continue;
+            };
+            let shared = &self.shared;
+            let progress = Arc::new(Progress::new(Arc::clone(&shared.in_flight)));
+            let reader = Reader::split(&consumer, key, &progress, &shared.stats);
+            let lane = Lane {
+                shared: Arc::clone(shared),
+                consumer: Arc::clone(&consumer),
+                topic: Arc::clone(&key.0),
+                partition: key.1,
+                source: self.source,
+                progress: Arc::clone(&progress),
+            };
+            let error = Arc::clone(&self.error);
+            let task = self.runtime.spawn(async move {
+                let run = async {
+                    match reader {
+                        Some(reader) => lane.run(reader).await,
+                        None => {
+                            Err(KafkaError::Subscription("a partition has no queue".into()).into())
+                        }
+                    }
+                };
+                // A panic must end the worker too: its partition would stand still, and nobody would know.
+                let ended = AssertUnwindSafe(run).catch_unwind().await;
+                if let Err(failure) = ended.unwrap_or(Err(WorkerError::Panicked)) {
+                    *error.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+                }
+            });
+            vacant.insert(OpenLane { progress, task });
+            shared.in_flight.assigned(1);
+        }
+    }
+
+    /// How far these partitions were read.
     fn polled(&self, which: &BTreeSet<Key>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        for ((topic, partition), next) in &self.lanes().positions {
-            if which.contains(&(Arc::clone(topic), *partition)) {
-                list.add_partition_offset(topic, *partition, Offset::Offset(*next))
+        for (key, lane) in &self.lanes().open {
+            if let Some(next) = lane.progress.position().filter(|_| which.contains(key)) {
+                list.add_partition_offset(&key.0, key.1, Offset::Offset(next))
                     .ok();
             }
         }
@@ -85,17 +130,13 @@ impl Context {
     pub(crate) fn close(&self, which: impl Fn(&Key) -> bool) {
         let closed: Vec<(Key, OpenLane)> = {
             let mut lanes = self.lanes();
-            // What was not handed over stays for the next owner.
-            lanes.run.take_if(|(key, _)| which(key));
-            // Assigned again, it begins at the committed offset.
-            lanes.positions.retain(|key, _| !which(key));
             lanes.open.extract_if(|key, _| which(key)).collect()
         };
         for (_, lane) in &closed {
-            lane.closing.store(true, Ordering::Release);
+            lane.progress.close();
         }
+        self.shared.in_flight.revoked(closed.len());
         let mut done = TopicPartitionList::with_capacity(closed.len());
-        // Dropping the senders wakes lanes that wait for records.
         let (tasks, ends): (Vec<_>, Vec<_>) = closed
             .into_iter()
             .map(|(key, lane)| (lane.task, (key, lane.progress)))
@@ -254,26 +295,19 @@ impl ConsumerContext for Context {
             if let Some(polled) = polled {
                 consumer.commit(&polled, CommitMode::Sync).ok();
             }
-            let mut lanes = self.lanes();
-            let before = lanes.assigned.len();
-            lanes.assigned.retain(|key| !gone.contains(key));
-            self.shared.in_flight.revoked(before - lanes.assigned.len());
             self.shared.stats.revoked(&gone);
+        }
+        if let Rebalance::Assign(assigned) = rebalance {
+            tracing::info!(partitions = assigned.count(), "partitions assigned");
+            let new = keys(assigned);
+            self.shared.stats.assigned(&new);
+            // Before the client begins to fetch.
+            self.open(&new);
         }
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Assign(assigned) = rebalance {
-            tracing::info!(partitions = assigned.count(), "partitions assigned");
-            let new = keys(assigned);
-            self.shared.stats.assigned(&new);
-            let mut lanes = self.lanes();
-            let before = lanes.assigned.len();
-            lanes.assigned.extend(new);
-            self.shared
-                .in_flight
-                .assigned(lanes.assigned.len() - before);
-            drop(lanes);
             // librdkafka may remember a pause from an earlier ownership (its issues 1802 and 5591).
             if let Err(error) = consumer.resume(assigned) {
                 tracing::warn!("partitions could not be resumed after assignment: {error}");
@@ -289,11 +323,15 @@ impl ConsumerContext for Context {
 pub(crate) fn consumer_of(
     shared: &Arc<Shared>,
     topic: &str,
-) -> Result<Arc<BaseConsumer<Context>>, KafkaError> {
+    runtime: &Handle,
+) -> Result<Arc<BaseConsumer<Context>>, WorkerError> {
     let settings = &shared.settings;
-    let topics = settings.topics.webhooks().len();
-    // Half of a topic's part may be fetched while the other half waits.
-    let fetch_bytes = (settings.fetch_ahead_bytes_max / topics / 2).max(1024);
+    let partitions = settings.map.snapshot().document.map().partition_count() as usize
+        * settings.topics.webhooks().len();
+    // librdkafka counts a record's value alone. Its key, the front door's headers and the client's own structures are three
+    // times as much, and what a fetch brings beyond the limit is compressed.
+    let part = settings.fetch_ahead_bytes_max / partitions.max(1);
+    let queue_bytes = (part / 4).max(QUEUE_BYTES_MIN);
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &settings.bootstrap)
@@ -314,10 +352,9 @@ pub(crate) fn consumer_of(
         )
         .set(
             "queued.max.messages.kbytes",
-            (fetch_bytes / 1024).to_string(),
+            (queue_bytes / 1024).to_string(),
         )
-        .set("fetch.max.bytes", fetch_bytes.to_string())
-        .set("message.max.bytes", fetch_bytes.min(1_000_000).to_string())
+        .set("max.partition.fetch.bytes", (queue_bytes / 4).to_string())
         // Once the queue was full, librdkafka waits a whole second by default before it fetches again.
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.wait.max.ms", "50")
@@ -328,6 +365,9 @@ pub(crate) fn consumer_of(
     let consumer: Arc<BaseConsumer<Context>> = Arc::new(config.create_with_context(Context {
         lanes: Mutex::default(),
         shared: Arc::clone(shared),
+        runtime: runtime.clone(),
+        source: Source::of_topic(topic)?,
+        error: Arc::default(),
         consumer: OnceLock::new(),
     })?);
     let weak = Arc::downgrade(&consumer);

@@ -94,10 +94,9 @@ fn headers(topic: &str, partition: i32, record: &RawRecord, reason: &Reason) -> 
     let now = Timestamp::now().to_string();
     // A reason may quote the record, which may be as long as Kafka allows.
     let sentence = &reason.sentence[..reason.sentence.floor_char_boundary(REASON_BYTES_MAX)];
-    let mut headers = record.headers.clone().unwrap_or_default();
     // What Kafka Connect prints there: the exception's class, its message, and where. There is no stack in ours.
     let trace = format!("{}: {sentence}", reason.class);
-    for (key, value) in [
+    let ours = [
         ("shardlane-origin-topic", topic),
         ("shardlane-origin-partition", &partition),
         ("shardlane-origin-offset", &offset),
@@ -116,7 +115,9 @@ fn headers(topic: &str, partition: i32, record: &RawRecord, reason: &Reason) -> 
         ("__connect.errors.exception.class.name", reason.class),
         ("__connect.errors.exception.message", sentence),
         ("__connect.errors.exception.stacktrace", &trace),
-    ] {
+    ];
+    let mut headers = record.headers.unpack(ours.len());
+    for (key, value) in ours {
         headers = headers.insert(Header {
             key,
             value: Some(value),

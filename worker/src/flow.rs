@@ -8,8 +8,9 @@ use tokio::sync::Notify;
 
 /// Records that were taken from Kafka and are not done, over all lanes.
 ///
-/// Each partition has an equal share, so that the lanes of a shard that is down hold theirs and no more: the others
-/// go on. A lane that holds nothing always gets a chunk, whatever the others hold.
+/// Half of what they may hold is shared out equally, so that the lanes of a shard that is down leave the others theirs. The
+/// other half is for those that come first: busy lanes have large batches out of what idle ones leave. A lane that holds
+/// nothing always gets a record, whatever the others hold.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     bytes_max: usize,
@@ -38,9 +39,9 @@ impl InFlight {
         self.partitions.fetch_sub(partitions, Ordering::AcqRel);
     }
 
-    /// What one lane may hold.
-    pub(crate) fn share(&self) -> usize {
-        self.bytes_max / self.partitions.load(Ordering::Acquire).max(1)
+    /// What a lane may hold whatever the others hold.
+    fn share(&self) -> usize {
+        self.bytes_max / 2 / self.partitions.load(Ordering::Acquire).max(1)
     }
 
     /// Now, and at most so far.
@@ -50,15 +51,19 @@ impl InFlight {
     }
 }
 
-/// What a lane has done, holds and waits for.
+/// What a lane has read, holds and has done, and what the poller tells it.
 #[derive(Debug)]
 pub(crate) struct Progress {
     in_flight: Arc<InFlight>,
     bytes: AtomicUsize,
-    /// Told when the lane lets go of records.
-    released: Notify,
-    /// It waits for a database that is away; room will not come soon.
-    waits: AtomicBool,
+    /// It takes nothing for a while: a database is away, or its slots are frozen and it holds enough of their records.
+    paused: AtomicBool,
+    /// The partition is revoked or the worker stops: what is not begun stays for the next owner.
+    closing: AtomicBool,
+    /// Told when there may be records, and when the lane is closed.
+    news: Notify,
+    /// The offset behind the last record that was read, or [`NOTHING`].
+    position: AtomicI64,
     /// The offset before which all is done, or [`NOTHING`].
     done: AtomicI64,
     /// The offset that the broker acknowledged last, or [`NOTHING`].
@@ -72,8 +77,10 @@ impl Progress {
         Progress {
             in_flight,
             bytes: AtomicUsize::new(0),
-            released: Notify::new(),
-            waits: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            news: Notify::new(),
+            position: AtomicI64::new(NOTHING),
             done: AtomicI64::new(NOTHING),
             acknowledged: AtomicI64::new(NOTHING),
         }
@@ -83,26 +90,17 @@ impl Progress {
         self.bytes.load(Ordering::Acquire)
     }
 
-    /// Whether the lane may take so much more.
-    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+    /// Whether the lane may read another record.
+    pub(crate) fn has_room(&self) -> bool {
         let (own, flight) = (self.bytes(), &self.in_flight);
         own == 0
-            || own + bytes <= flight.share()
-                && flight.bytes.load(Ordering::Acquire) + bytes <= flight.bytes_max
+            || own < flight.share()
+            || flight.bytes.load(Ordering::Acquire) < flight.bytes_max / 2
     }
 
-    /// Whether a lane that was full has drained enough to be worth a fetch.
-    pub(crate) fn is_half_empty(&self) -> bool {
-        self.bytes() <= self.in_flight.share() / 2
-    }
-
-    /// The bytes at which a batch is full: three of the chunks that the poller hands over, which are a quarter of a share.
-    /// Not all of it: what is a little less would wait for the rest that cannot come.
-    pub(crate) fn batch_bytes_max(&self, setting: usize) -> usize {
-        setting.min(self.in_flight.share() / 4 * 3)
-    }
-
-    pub(crate) fn took(&self, bytes: usize) {
+    /// A record of so many bytes was read, the one before `next`.
+    pub(crate) fn read(&self, next: i64, bytes: usize) {
+        self.position.store(next, Ordering::Release);
         self.bytes.fetch_add(bytes, Ordering::AcqRel);
         let all = self.in_flight.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
         self.in_flight.bytes_peak.fetch_max(all, Ordering::Relaxed);
@@ -111,23 +109,40 @@ impl Progress {
     pub(crate) fn release(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::AcqRel);
         self.in_flight.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        self.released.notify_one();
     }
 
-    /// Waits for room; only the poller does.
-    pub(crate) async fn room(&self, bytes: usize) {
-        // A release between the look and the wait leaves its permit.
-        while !self.has_room(bytes) {
-            self.released.notified().await;
-        }
+    /// The offset behind the last record that was read.
+    pub(crate) fn position(&self) -> Option<i64> {
+        let position = self.position.load(Ordering::Acquire);
+        (position != NOTHING).then_some(position)
     }
 
-    pub(crate) fn set_waits(&self, waits: bool) {
-        self.waits.store(waits, Ordering::Release);
+    /// True if it was not paused before.
+    pub(crate) fn pause(&self) -> bool {
+        !self.paused.swap(true, Ordering::AcqRel)
     }
 
-    pub(crate) fn waits(&self) -> bool {
-        self.waits.load(Ordering::Acquire)
+    pub(crate) fn resume(&self) {
+        self.paused.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// There may be records.
+    pub(crate) fn wake(&self) {
+        self.news.notify_one();
+    }
+
+    /// Waits for the next [`Progress::wake`], or returns at once for one that came before.
+    pub(crate) async fn waked(&self) {
+        self.news.notified().await;
     }
 
     /// All before this offset is done.
@@ -242,23 +257,38 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_that_holds_its_share_leaves_the_others_theirs() {
-        let flight = lanes(100, 4);
-        let (full, other) = (
-            Progress::new(Arc::clone(&flight)),
-            Progress::new(Arc::clone(&flight)),
+    fn a_lane_that_is_full_leaves_the_others_their_share() {
+        let flight = lanes(80, 4);
+        let lane = || Progress::new(Arc::clone(&flight));
+        let (down, other, third) = (lane(), lane(), lane());
+        // More than its share, while all together hold less than half.
+        down.read(1, 39);
+        assert!(down.has_room());
+        down.read(2, 1);
+        assert!(!down.has_room() && other.has_room());
+        other.read(1, 9);
+        assert!(
+            other.has_room(),
+            "a lane has its share whatever the others hold"
         );
-        full.took(25);
-        assert!(!full.has_room(1) && other.has_room(25));
-        assert!(!full.is_half_empty());
-        full.release(13);
-        assert!(full.is_half_empty() && full.has_room(13) && !full.has_room(14));
-        // Longer than a share: alone.
-        assert!(other.has_room(90));
-        other.took(90);
-        assert!(!full.has_room(1), "all together hold too much");
-        assert_eq!(flight.bytes(), (102, 102));
-        drop((full, other));
-        assert_eq!(flight.bytes(), (0, 102), "what they held is let go");
+        other.read(2, 1);
+        assert!(!other.has_room());
+        assert!(third.has_room(), "who holds nothing gets a record");
+        third.read(7, 100);
+        assert!(!third.has_room());
+        assert_eq!((third.position(), lane().position()), (Some(7), None));
+        down.release(31);
+        assert!(down.has_room());
+        assert_eq!(flight.bytes(), (119, 150));
+        drop((down, other, third));
+        assert_eq!(flight.bytes(), (0, 150), "what they held is let go");
+    }
+
+    #[test]
+    fn a_pause_is_counted_once() {
+        let lane = Progress::new(lanes(80, 4));
+        assert!(lane.pause() && !lane.pause());
+        lane.resume();
+        assert!(lane.pause());
     }
 }

@@ -1,5 +1,5 @@
-//! How far a worker is behind. Where a log ends, librdkafka says by itself now and then. Not of a partition that is paused:
-//! it hears of an end with the records that it fetches, so there the broker is asked.
+//! How far a worker is behind. Where a log ends, librdkafka says by itself now and then. Not of a partition whose queue
+//! is full: it hears of an end with the records that it fetches, so there the broker is asked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,8 +34,8 @@ pub struct Lag {
     pub seconds: Option<f64>,
     /// All before this offset is done; `None` until this worker has done something.
     pub done: Option<i64>,
-    /// Whether it was paused, because its lane is full, a second ago.
-    pub paused: bool,
+    /// Whether its lane held records and took none for a second: its database is away or slow, or its slots are frozen.
+    pub stands: bool,
 }
 
 /// The partitions that a worker has.
@@ -56,7 +56,7 @@ struct Partition {
     oldest: Option<Timestamp>,
     /// When the last record that is done was accepted.
     last: Option<Timestamp>,
-    paused: bool,
+    stands: bool,
 }
 
 impl Lags {
@@ -99,12 +99,12 @@ impl Lags {
         }
     }
 
-    /// Takes which of its partitions a topic's poller has paused.
-    fn pauses(&self, before: &[Key], now: &[Key]) {
+    /// Takes which of a topic's partitions stand still.
+    fn stand(&self, before: &[Key], now: &[Key]) {
         let mut partitions = self.partitions();
         for key in before.iter().chain(now) {
             if let Some(partition) = partitions.get_mut(key) {
-                partition.paused = now.contains(key);
+                partition.stands = now.contains(key);
             }
         }
     }
@@ -118,7 +118,7 @@ impl Lags {
             records: it.records(),
             seconds: it.seconds(now),
             done: it.done,
-            paused: it.paused,
+            stands: it.stands,
         };
         partitions.iter().map(lag).collect()
     }
@@ -132,11 +132,11 @@ impl Lags {
     }
 }
 
-/// Asks the broker now and then where the logs of paused partitions end.
+/// Asks the broker now and then where the logs of partitions end that stand still.
 pub(crate) struct Ends {
     next: Instant,
     asking: Option<JoinHandle<()>>,
-    paused: Vec<Key>,
+    stood: Vec<Key>,
 }
 
 impl Ends {
@@ -144,7 +144,7 @@ impl Ends {
         Ends {
             next: Instant::now(),
             asking: None,
-            paused: Vec::new(),
+            stood: Vec::new(),
         }
     }
 
@@ -156,21 +156,21 @@ impl Ends {
     /// Asks, on a thread of its own: the broker may be away.
     pub(crate) fn ask(
         &mut self,
-        paused: Vec<Key>,
+        stands: Vec<Key>,
         consumer: &Arc<BaseConsumer<Context>>,
         lags: &Arc<Lags>,
         runtime: &Handle,
     ) {
         self.next = Instant::now() + ASK_INTERVAL;
-        lags.pauses(&self.paused, &paused);
-        self.paused.clone_from(&paused);
-        if paused.is_empty() {
+        lags.stand(&self.stood, &stands);
+        self.stood.clone_from(&stands);
+        if stands.is_empty() {
             return;
         }
         // Not held for long: who holds a consumer keeps its partitions.
         let (consumer, lags) = (Arc::downgrade(consumer), Arc::clone(lags));
         self.asking = Some(runtime.spawn_blocking(move || {
-            for key in paused {
+            for key in stands {
                 let Some(consumer) = consumer.upgrade() else {
                     return;
                 };
@@ -327,19 +327,19 @@ mod tests {
     }
 
     #[test]
-    fn who_is_paused_is_known_until_he_goes_on() {
+    fn who_stands_still_is_known_until_he_goes_on() {
         let lags = Arc::new(Lags::default());
         let topic: Arc<str> = Arc::from("orders.webhooks");
         let lanes = [3, 4].map(|partition| lags.of_lane(&topic, partition));
         lanes.iter().for_each(|lane| lane.begins(Some(at(1))));
-        let paused = || lags.read().iter().map(|lag| lag.paused).collect::<Vec<_>>();
+        let stands = || lags.read().iter().map(|lag| lag.stands).collect::<Vec<_>>();
         let key = |partition| (Arc::clone(&topic), partition);
-        lags.pauses(&[], &[key(3), key(9)]);
-        assert_eq!(paused(), [true, false]);
-        lags.pauses(&[key(3), key(9)], &[key(4)]);
-        assert_eq!(paused(), [false, true]);
-        lags.pauses(&[key(4)], &[]);
-        assert_eq!(paused(), [false, false]);
+        lags.stand(&[], &[key(3), key(9)]);
+        assert_eq!(stands(), [true, false]);
+        lags.stand(&[key(3), key(9)], &[key(4)]);
+        assert_eq!(stands(), [false, true]);
+        lags.stand(&[key(4)], &[]);
+        assert_eq!(stands(), [false, false]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! - **An offset is committed only after the database's commit**, and after the broker has acknowledged every dead
 //!   letter before it.
 //! - **Nothing vanishes**: a record ends as a row, as a counted duplicate, or as a dead letter.
-//! - **A lane that cannot go on stops its own partition only**: it is paused, and resumes by itself.
+//! - **A lane that cannot go on stops its own partition only**: it pauses, and resumes by itself.
 //! - **Everything is bounded**: rows and bytes of a batch, records that wait, retries' delay.
 //!
 //! No SQL here, and no routing table: `shardlane-sql` and `shardlane-router` have those.
@@ -22,6 +22,7 @@ mod drain;
 mod error;
 mod flow;
 mod growth;
+mod headers;
 mod hot;
 mod lag;
 mod lane;
@@ -34,6 +35,7 @@ mod metrics;
 mod ops;
 mod poller;
 mod publisher;
+mod reader;
 mod record;
 mod relay;
 mod retention;

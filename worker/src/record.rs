@@ -3,17 +3,16 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use rdkafka::Message;
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _};
 use shardlane_domain::{DecodeError, Event, Source};
 use shardlane_sql::mutants::{self, Mutant};
 use uuid::Uuid;
 
 use crate::HEADER_ACCEPTED_AT;
+use crate::headers::PackedHeaders;
 
 /// What a record takes besides its bytes: the structs, the decoded event's own texts, allocations.
 const RECORD_BYTES: usize = 768;
-/// What a header takes besides its bytes.
-const HEADER_BYTES: usize = 64;
 
 /// A record copied out of the client's buffers; its topic and partition are the lane's.
 #[derive(Debug, Clone)]
@@ -23,7 +22,7 @@ pub(crate) struct RawRecord {
     /// `None` is Kafka's null, which is not the same as no bytes.
     pub(crate) payload: Option<Bytes>,
     pub(crate) received_at: Timestamp,
-    pub(crate) headers: Option<OwnedHeaders>,
+    pub(crate) headers: PackedHeaders,
     bytes: usize,
 }
 
@@ -48,20 +47,30 @@ impl RawRecord {
             .or_else(|| time_of(message))
             .filter(|_| !mutants::is(Mutant::TimeRegenerated))
             .unwrap_or_else(no_time);
-        let headers = message.headers();
-        let header_bytes = headers.map_or(0, |headers| {
-            let bytes = |header: Header<'_, &[u8]>| {
-                header.key.len() + header.value.map_or(0, <[u8]>::len) + HEADER_BYTES
-            };
-            headers.iter().map(bytes).sum()
-        });
+        // One piece of memory for all of it.
+        let (key, payload) = (message.key(), message.payload());
+        let header_bytes = message.headers().map_or(0, PackedHeaders::size);
+        let (key_bytes, payload_bytes) = (message.key_len(), message.payload_len());
+        let mut all = Vec::with_capacity(key_bytes + payload_bytes + header_bytes);
+        all.extend_from_slice(key.unwrap_or_default());
+        all.extend_from_slice(payload.unwrap_or_default());
+        PackedHeaders::pack(
+            &mut all,
+            message
+                .headers()
+                .into_iter()
+                .flat_map(BorrowedHeaders::iter),
+        );
+        let mut rest = Bytes::from(all);
+        let key_copy = rest.split_to(key_bytes);
+        let payload_copy = rest.split_to(payload_bytes);
         RawRecord {
-            bytes: RECORD_BYTES + message.key_len() + message.payload_len() + header_bytes,
+            bytes: RECORD_BYTES + key_bytes + payload_bytes + header_bytes,
             offset: message.offset(),
-            key: message.key().map(Bytes::copy_from_slice),
-            payload: message.payload().map(Bytes::copy_from_slice),
+            key: key.map(|_| key_copy),
+            payload: payload.map(|_| payload_copy),
             received_at,
-            headers: headers.map(BorrowedHeaders::detach),
+            headers: PackedHeaders::new(rest),
         }
     }
 
@@ -71,7 +80,7 @@ impl RawRecord {
         key: Option<Bytes>,
         payload: Bytes,
         received_at: Timestamp,
-        headers: OwnedHeaders,
+        headers: PackedHeaders,
     ) -> RawRecord {
         RawRecord {
             bytes: 0,
@@ -79,7 +88,7 @@ impl RawRecord {
             key,
             payload: Some(payload),
             received_at,
-            headers: Some(headers),
+            headers,
         }
     }
 

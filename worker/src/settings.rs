@@ -22,7 +22,7 @@ pub struct WorkerSettings {
     pub map: MapSource,
     /// A batch is full at this many records.
     pub batch_rows_max: usize,
-    /// A batch is full at this many bytes, or at three quarters of its lane's share of `in_flight_bytes_max`.
+    /// A batch is full at this many bytes, or where its lane may hold no more.
     pub batch_bytes_max: usize,
     /// A batch that is not full waits this long for more.
     pub batch_linger: Duration,
@@ -30,10 +30,10 @@ pub struct WorkerSettings {
     pub retry_delay_min: Duration,
     /// The longest such delay.
     pub retry_delay_max: Duration,
-    /// What the lanes may hold of records that are not done, in bytes, over all lanes. Each has an equal share; a
-    /// record that is longer than its lane's share goes alone.
+    /// What the lanes may hold of records that are not done, in bytes, over all lanes, but for a record each. Half of it
+    /// is shared out equally, the other half is for those that come first.
     pub in_flight_bytes_max: usize,
-    /// What librdkafka may fetch ahead, in bytes, over all topics.
+    /// What librdkafka may fetch ahead, in bytes, about, over all partitions of the map.
     pub fetch_ahead_bytes_max: usize,
     /// `group.instance.id`: a name that this worker has after each restart, and no other worker of the group. A restart
     /// within `session_timeout` then moves no partition; one that takes longer, or an end, is noticed only after it.
@@ -76,7 +76,7 @@ impl WorkerSettings {
             batch_linger: Duration::from_millis(20),
             retry_delay_min: Duration::from_millis(50),
             retry_delay_max: Duration::from_secs(5),
-            in_flight_bytes_max: 64 * 1024 * 1024,
+            in_flight_bytes_max: 48 * 1024 * 1024,
             fetch_ahead_bytes_max: 32 * 1024 * 1024,
             group_instance_id: None,
             session_timeout: Duration::from_secs(6),

@@ -100,7 +100,7 @@ counters!(
     missing,
     /// Records before the group's offset that the database had not applied.
     caught_up,
-    /// Times that a partition was paused because its lane was full.
+    /// Times that a lane paused: a database was away, or its slots were frozen and it held enough of their records.
     pauses,
     /// Records that wait now, in their lanes, for a slot that is on its way to another shard. It falls too.
     deferred,

@@ -3,25 +3,28 @@
 use std::sync::Arc;
 
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, Headers as _, OwnedHeaders};
+use rdkafka::message::Header;
 use shardlane_router::{PartitionId, RouteKey};
-use shardlane_sql::{Carried, KeepLetters, ParkedLetter, sweep_while};
+use shardlane_sql::{Carried, KeepLetters, ParkedLetter, Swept, sweep_while};
+use tokio::sync::Notify;
 
 use crate::dead_letter::Reason;
+use crate::headers::PackedHeaders;
 use crate::lane::Shared;
 use crate::record::RawRecord;
 use crate::stats::Stats;
 
-/// Sweeps until it is dropped. A letter is acknowledged by the broker before its transaction commits.
-pub(crate) async fn run(shared: Arc<Shared>) {
+/// Sweeps until `stop` is told. A letter is acknowledged by the broker before its transaction commits.
+pub(crate) async fn run(shared: Arc<Shared>, stop: Arc<Notify>) {
     let counters = &shared.stats.counters;
-    sweep_while(&shared.store, shared.settings.sweep, &*shared, |swept| {
+    let done = |swept: &Swept| {
         Stats::add(&counters.released, swept.released);
         for (source, reason) in &swept.expired {
             shared.stats.dead_letter(*source, *reason);
         }
-    })
-    .await;
+    };
+    let timing = shared.settings.sweep;
+    sweep_while(&shared.store, timing, &*shared, stop.notified(), done).await;
 }
 
 impl KeepLetters for Shared {
@@ -63,10 +66,11 @@ pub(crate) async fn publish(shared: &Shared, letters: &[ParkedLetter]) -> Result
 
 /// What must come back if the record becomes a dead letter after it has waited.
 pub(crate) fn carried(raw: &RawRecord) -> Carried {
-    let headers = raw.headers.iter().flat_map(|headers| headers.iter());
     Carried {
         key: raw.key.clone(),
-        headers: headers
+        headers: raw
+            .headers
+            .iter()
             .map(|header| shardlane_sql::Header {
                 key: header.key.to_owned(),
                 value: header.value.map(|value| value.to_vec().into()),
@@ -77,12 +81,9 @@ pub(crate) fn carried(raw: &RawRecord) -> Carried {
 
 fn record_of(letter: &ParkedLetter, offset: i64) -> RawRecord {
     let Carried { key, headers } = &letter.carried;
-    let empty = OwnedHeaders::new_with_capacity(headers.len());
-    let headers = headers.iter().fold(empty, |all, header| {
-        all.insert(Header {
-            key: &header.key,
-            value: header.value.as_deref(),
-        })
+    let headers = headers.iter().map(|header| Header {
+        key: &header.key,
+        value: header.value.as_deref(),
     });
     let event = &letter.event;
     RawRecord::again(
@@ -90,6 +91,6 @@ fn record_of(letter: &ParkedLetter, offset: i64) -> RawRecord {
         key.clone(),
         event.payload.clone(),
         event.received_at,
-        headers,
+        PackedHeaders::of(headers),
     )
 }

@@ -10,7 +10,6 @@ use opentelemetry::Context;
 use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
 };
-use rdkafka::message::Headers as _;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -88,9 +87,8 @@ impl TraceContext {
     }
 
     fn of_record(record: &RawRecord) -> Option<TraceContext> {
-        let headers = record.headers.as_ref()?;
         let text = |name| {
-            let mut named = headers.iter().filter(|header| header.key == name);
+            let mut named = record.headers.iter().filter(|header| header.key == name);
             std::str::from_utf8(named.next()?.value?).ok()
         };
         TraceContext::parse(
@@ -140,9 +138,10 @@ fn parse_traceparent(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use rdkafka::message::{Header, OwnedHeaders};
+    use rdkafka::message::Header;
 
     use super::*;
+    use crate::headers::PackedHeaders;
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -202,10 +201,10 @@ mod tests {
     }
 
     fn record(traceparent: &str) -> RawRecord {
-        let headers = OwnedHeaders::new().insert(Header {
+        let headers = PackedHeaders::of([Header {
             key: HEADER_TRACEPARENT,
-            value: Some(traceparent),
-        });
+            value: Some(traceparent.as_bytes()),
+        }]);
         let payload = Bytes::from_static(b"{}");
         RawRecord::again(0, None, payload, Timestamp::UNIX_EPOCH, headers)
     }

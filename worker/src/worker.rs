@@ -7,8 +7,9 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use shardlane_sql::{RetentionJob, Store};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
 use crate::breaker::Breakers;
 use crate::consumer::{Context, consumer_of};
@@ -37,7 +38,8 @@ pub struct Worker {
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     failed: watch::Receiver<bool>,
-    sweep: AbortHandle,
+    sweep: JoinHandle<()>,
+    sweep_ends: Arc<Notify>,
     /// One a topic.
     threads: Vec<std::thread::JoinHandle<Result<(), WorkerError>>>,
     #[cfg(feature = "testing")]
@@ -66,14 +68,13 @@ impl Worker {
             settings,
         });
         let consumers = {
-            let shared = Arc::clone(&shared);
-            tokio::task::spawn_blocking(move || subscribe_all(&shared))
+            let (shared, runtime) = (Arc::clone(&shared), runtime.clone());
+            tokio::task::spawn_blocking(move || subscribe_all(&shared, &runtime))
                 .await
                 .map_err(|_| WorkerError::Panicked)??
         };
-        let sweep = runtime
-            .spawn(sweep::run(Arc::clone(&shared)))
-            .abort_handle();
+        let sweep_ends = Arc::new(Notify::new());
+        let sweep = runtime.spawn(sweep::run(Arc::clone(&shared), Arc::clone(&sweep_ends)));
         #[cfg(feature = "testing")]
         let weak = consumers
             .iter()
@@ -101,6 +102,7 @@ impl Worker {
             stop,
             failed,
             sweep,
+            sweep_ends,
             threads,
             #[cfg(feature = "testing")]
             consumers: weak,
@@ -152,6 +154,8 @@ impl Worker {
     /// The error for which the worker had stopped before.
     pub async fn stop(mut self) -> Result<(), WorkerError> {
         self.stop.store(true, Ordering::Release);
+        self.sweep_ends.notify_one();
+        let deadline = Instant::now() + self.shared.settings.drain_max;
         let threads = std::mem::take(&mut self.threads);
         let join = move || {
             let ends = threads.into_iter().map(|thread| {
@@ -162,6 +166,8 @@ impl Worker {
             ends.fold(Ok(()), Result::and)
         };
         let joined = tokio::task::spawn_blocking(join).await;
+        // What it moved is counted then.
+        timeout_at(deadline, &mut self.sweep).await.ok();
         joined.unwrap_or(Err(WorkerError::Panicked))
     }
 }
@@ -177,12 +183,12 @@ impl Drop for Worker {
 type Subscribed = (String, Arc<BaseConsumer<Context>>);
 
 /// A consumer for each topic, once they all are as the map says.
-fn subscribe_all(shared: &Arc<Shared>) -> Result<Vec<Subscribed>, WorkerError> {
+fn subscribe_all(shared: &Arc<Shared>, runtime: &Handle) -> Result<Vec<Subscribed>, WorkerError> {
     let settings = &shared.settings;
     let topics = settings.topics.webhooks();
     let mut consumers = Vec::with_capacity(topics.len());
     for topic in &topics {
-        consumers.push((topic.clone(), consumer_of(shared, topic)?));
+        consumers.push((topic.clone(), consumer_of(shared, topic, runtime)?));
     }
     if let Some((_, consumer)) = consumers.first() {
         let map = settings.map.snapshot();

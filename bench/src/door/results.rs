@@ -34,7 +34,8 @@ pub struct DoorResults {
     pub steps: Vec<Step>,
     /// Half of the capacity, open loop, to the row.
     pub open: LoadResults,
-    /// What others feel of slow sockets.
+    /// What others feel of slow sockets; nothing in results from before it was measured.
+    #[serde(default)]
     pub slow: Slow,
     /// The goals, and what came out.
     pub goals: Vec<Goal>,
@@ -111,7 +112,7 @@ pub struct CapacityRun {
 }
 
 /// The same open loop without and beside sockets that never end their requests.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Slow {
     /// How many of those.
     pub sockets: u32,

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::bail;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::REQUESTS_MAX;
 use crate::results::Machine;
@@ -127,6 +128,15 @@ pub struct LoadResults {
     pub rows: Option<RowResults>,
 }
 
+/// Flattened structs are read through a buffer that has keys as text only.
+fn statuses<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u16, u64>, D::Error> {
+    let texts = BTreeMap::<String, u64>::deserialize(from)?;
+    let statuses = texts
+        .into_iter()
+        .map(|(status, requests)| Ok((status.parse().map_err(D::Error::custom)?, requests)));
+    statuses.collect()
+}
+
 /// What the senders saw.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Measured {
@@ -135,6 +145,7 @@ pub struct Measured {
     /// Requests that did not leave within the timeout, because no connection was free.
     pub missed: u64,
     /// Answers by status.
+    #[serde(deserialize_with = "statuses")]
     pub statuses: BTreeMap<u16, u64>,
     /// Requests without an answer: `timeout`, `connect`, `broken`.
     pub errors: BTreeMap<String, u64>,

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::results::{Machine, Ratio};
 use crate::table::{align, goals, table};
 
-/// What a worker may take at most.
-const PEAK_MIB_MAX: f64 = 150.0;
+/// What a worker may take at most, in megabytes.
+const PEAK_MB_MAX: f64 = 150.0;
 
 /// The experiment with everything that is needed to judge and to repeat it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,9 +79,9 @@ pub struct Point {
 impl MemoryResult {
     pub(super) fn ratios(&self) -> Vec<Ratio> {
         #[expect(clippy::cast_precision_loss, reason = "MiB of a process")]
-        let value = PEAK_MIB_MAX / self.peak_mib.max(1) as f64;
+        let value = PEAK_MB_MAX * 1e6 / (self.peak_mib.max(1) * 1024 * 1024) as f64;
         vec![Ratio {
-            name: format!("{PEAK_MIB_MAX:.0} MiB / peak"),
+            name: format!("{PEAK_MB_MAX:.0} MB / peak"),
             value,
             goal: 1.0,
             met: value >= 1.0,

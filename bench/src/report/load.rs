@@ -44,16 +44,14 @@ pub fn render(results: &LoadResults) -> anyhow::Result<String> {
     let main = format!(
         "<header>\n<p class=\"eyebrow\">Shardlane · {}</p>\n<h1>Load</h1>\n<p class=\"headline\">{}</p>\n{verdict}</header>\n\
          <section><h2>Results</h2>\n<div class=\"columns\">\n<div><h4>Requests</h4>\n{}</div>\n{}</div>\n</section>\n\
-         <section><h2>Latency</h2>\n<div class=\"figures\">\n<figure><h3>By quantile</h3>\n{}</figure>\n\
-         <figure><h3>Over time</h3>\n{}</figure>\n</div>\n</section>\n\
+         <section><h2>Latency</h2>\n{}</section>\n\
          <section><h2>How to read this</h2>\n<div class=\"prose\">\n{HOW_TO_READ}</div>\n</section>\n\
          <section><h2>How it was run</h2>\n<p>Repeat it with</p>\n<pre><code>{}</code></pre>\n{}{}</section>\n",
         esc(&results.started_at),
         headline(results),
         counts(results),
         times(results),
-        by_quantile(results),
-        over_time(results),
+        plots(results, "load"),
         esc(&results.command),
         page::where_and_when(
             &results.started_at,
@@ -72,7 +70,7 @@ const HOW_TO_READ: &str = "<p>The times count from the moment at which the sched
     than they would have had to wait. A long <b>wait for a connection</b> says that there were too few connections for \
     this rate and this server, or that the sending machine was too busy.</p>\n";
 
-fn headline(results: &LoadResults) -> String {
+pub(super) fn headline(results: &LoadResults) -> String {
     let settings = &results.settings;
     format!(
         "{} requests a second{}: p50 {} ms, p99 {} ms, p99.9 {} ms.",
@@ -87,7 +85,7 @@ fn headline(results: &LoadResults) -> String {
     )
 }
 
-fn faults(results: &LoadResults) -> Vec<String> {
+pub(super) fn faults(results: &LoadResults) -> Vec<String> {
     let measured = &results.measured;
     let bad = measured
         .statuses
@@ -204,7 +202,17 @@ impl Scale {
     }
 }
 
-fn by_quantile(results: &LoadResults) -> String {
+/// The two plots. `id` is unique on the page.
+pub(super) fn plots(results: &LoadResults, id: &str) -> String {
+    format!(
+        "<div class=\"figures\">\n<figure><h3>By quantile</h3>\n{}</figure>\n\
+         <figure><h3>Over time</h3>\n{}</figure>\n</div>\n",
+        by_quantile(results, &format!("{id}-quantiles")),
+        over_time(results, &format!("{id}-time"))
+    )
+}
+
+fn by_quantile(results: &LoadResults, id: &str) -> String {
     let curve = &results.measured.latency_curve_ms;
     let Some(scale) = Scale::of(curve.iter().map(|(_, ms)| *ms)) else {
         return "<p class=\"none\">Nothing was answered.</p>\n".to_owned();
@@ -214,7 +222,7 @@ fn by_quantile(results: &LoadResults) -> String {
         .map(|(q, ms)| format!("{} {} ms", quantile_name(*q), short(*ms)))
         .collect();
     let mut out = open_svg(
-        "quantiles",
+        id,
         "Latency by quantile, ms on a logarithmic scale",
         &description.join(", "),
         TOP + HEIGHT + AXIS,
@@ -231,7 +239,7 @@ fn by_quantile(results: &LoadResults) -> String {
     out
 }
 
-fn over_time(results: &LoadResults) -> String {
+fn over_time(results: &LoadResults, id: &str) -> String {
     let slices = &results.measured.over_time;
     let Some(scale) = Scale::of(slices.iter().flat_map(|slice| [slice.p50_ms, slice.max_ms]))
     else {
@@ -240,7 +248,7 @@ fn over_time(results: &LoadResults) -> String {
     let seconds = results.settings.duration_s.max(1e-3);
     let at = |s: f64| LEFT + (s / seconds).clamp(0.0, 1.0) * (RIGHT - LEFT);
     let mut out = open_svg(
-        "time",
+        id,
         "Latency over time, ms on a logarithmic scale",
         &format!("{} stretches of the run", slices.len()),
         TOP + HEIGHT + AXIS,

@@ -9,6 +9,8 @@ use super::look;
 use super::text::{DASH, duration, esc, num};
 use crate::results::{Machine, Skipped};
 
+/// Of its cores, a machine that has less to do is idle.
+const BUSY: f64 = 0.5;
 const STYLE: &str = include_str!("style.css");
 const DOWNLOAD: &str = include_str!("download.js");
 
@@ -49,6 +51,18 @@ pub(super) fn faults(sentences: &[String]) -> String {
         .iter()
         .map(|fault| format!("<p class=\"verdict fault\">{}</p>\n", esc(fault)));
     lines.collect()
+}
+
+/// That a machine had other work when an experiment began; nothing where it had not.
+#[expect(clippy::cast_precision_loss, reason = "cores of a machine")]
+pub(super) fn busy(load_average: f64, cores: usize) -> String {
+    if load_average < BUSY * cores as f64 {
+        return String::new();
+    }
+    format!(
+        "<p class=\"note\">The machine was not idle before: a load of {} on {cores} cores. Do not expect a rerun to say the same.</p>\n",
+        num(load_average, 1)
+    )
 }
 
 /// Layouts that could not run, with their reasons.

@@ -6,18 +6,17 @@ mod fixture;
 mod sentences;
 #[cfg(test)]
 mod tests;
-mod timeline;
+pub(super) mod timeline;
 
 use std::path::Path;
 
 use anyhow::Context as _;
 
+use super::how_to_read;
 use super::look::{Look, Palette};
 use super::page;
 use super::text::{count, esc, json_for_script, num};
 use crate::reshard::{ChangeResult, Results, Sample};
-
-const HOW_TO_READ: &str = include_str!("reshard/how-to-read.html");
 
 /// Renders the experiment as one self-contained HTML page.
 ///
@@ -37,13 +36,17 @@ pub fn render(results: &Results) -> anyhow::Result<String> {
     );
     let mut out = header(results, &layouts);
     for (id, heading, body) in [
-        ("timeline", "Over time", timeline::timelines(&layouts)),
+        (
+            "timeline",
+            "Over time",
+            timeline::timelines(&layouts, "reshard"),
+        ),
         ("changes", "Changes", changes::table(&layouts)),
         ("skipped", "Skipped", page::skipped(&results.skipped)),
         (
             "read",
             "How to read this",
-            format!("<div class=\"prose\">\n{HOW_TO_READ}</div>\n"),
+            format!("<div class=\"prose\">\n{}</div>\n", how_to_read("reshard")),
         ),
         ("run", "How it was run", how_run(results)),
     ] {
@@ -63,12 +66,38 @@ pub fn write(results: &Results, path: &Path) -> anyhow::Result<()> {
     page::write(&render(results)?, path)
 }
 
+/// What is said of each layout, and what is wrong with it.
+pub(super) fn findings(results: &Results) -> (Vec<String>, Vec<String>) {
+    let layouts = layouts(results);
+    let changed = layouts.iter().filter(|layout| !layout.changes.is_empty());
+    changed
+        .map(|layout| (sentences::headline(layout), sentences::faults(layout)))
+        .fold(
+            (Vec::new(), Vec::new()),
+            |(mut said, mut wrong), (headline, faults)| {
+                said.push(headline);
+                wrong.extend(faults);
+                (said, wrong)
+            },
+        )
+}
+
+/// The timelines and the table of the changes. `id` is unique on the page.
+pub(super) fn body(results: &Results, id: &str) -> String {
+    let layouts = layouts(results);
+    format!(
+        "<section><h2>Over time</h2>\n{}</section>\n<section><h2>Changes</h2>\n{}</section>\n",
+        timeline::timelines(&layouts, id),
+        changes::table(&layouts)
+    )
+}
+
 /// Everything about one layout.
-struct LayoutRun<'a> {
-    name: &'a str,
-    look: Look,
-    changes: Vec<&'a ChangeResult>,
-    samples: &'a [Sample],
+pub(super) struct LayoutRun<'a> {
+    pub(super) name: &'a str,
+    pub(super) look: Look,
+    pub(super) changes: Vec<&'a ChangeResult>,
+    pub(super) samples: &'a [Sample],
 }
 
 /// The layouts that ran, in order.

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::bars::{Bar, Names, Part, bars};
+use super::how_to_read;
 use super::look::Look;
 use super::page::{self, facts};
 use super::text::{DASH, count, duration, esc, json_for_script, num, short, times};
@@ -25,34 +26,40 @@ pub fn write(results: &RoutingResults, path: &Path) -> anyhow::Result<()> {
 pub fn render(results: &RoutingResults) -> anyhow::Result<String> {
     let json = json_for_script(results).context("embed the results as JSON")?;
     let title = "Sharding lab: routing";
-    let groups = groups(results);
-    let plots: String = groups
-        .iter()
-        .enumerate()
-        .map(|(index, group)| plot(index, group))
-        .collect();
     let main = format!(
         "<article>\n<header>\n\
          <p class=\"eyebrow\">Shardlane · {}</p>\n<h1>{title}</h1>\n<p class=\"headline\">{}</p>\n\
          <p class=\"note\">{}</p>\n<p class=\"verdict\">After each cell the rows were counted: none that was \
-         acknowledged was missing.</p>\n</header>\n\
-         <section><h2>Results</h2>\n{}</section>\n<section><h2>The owner against each other path</h2>\n{}{}</section>\n\
-         <section><h2>Operations a second</h2>\n<div class=\"figures\">\n{plots}</div>\n</section>\n</article>\n\
-         <section><h2>How to read this</h2>\n<div class=\"prose\">\n{HOW_TO_READ}</div>\n</section>\n\
+         acknowledged was missing.</p>\n</header>\n{}</article>\n\
+         <section><h2>How to read this</h2>\n<div class=\"prose\">\n{}</div>\n</section>\n\
          <section><h2>How it was run</h2>\n{}{}</section>\n",
         esc(&results.started_at),
         esc(&headline(results)),
         esc(&note(results)),
-        cells(&groups),
-        ratios(&results.ratios),
-        lookups(&results.lookups),
+        body(results, "routing"),
+        how_to_read("routing"),
         how_run(results),
         page::raw_data("results.json"),
     );
     Ok(page::whole(title, &main, &json))
 }
 
-const HOW_TO_READ: &str = include_str!("how-to-read-routing.html");
+/// The tables and plots. `id` is unique on the page.
+pub(super) fn body(results: &RoutingResults, id: &str) -> String {
+    let groups = groups(results);
+    let plots: String = groups
+        .iter()
+        .enumerate()
+        .map(|(index, group)| plot(&format!("{id}-plot-{index}"), group))
+        .collect();
+    format!(
+        "<section><h2>Results</h2>\n{}</section>\n<section><h2>The owner against each other path</h2>\n{}{}</section>\n\
+         <section><h2>Operations a second</h2>\n<div class=\"figures\">\n{plots}</div>\n</section>\n",
+        cells(&groups),
+        ratios(&results.ratios),
+        lookups(&results.lookups),
+    )
+}
 
 /// The cells that are compared with each other, in their order.
 fn groups(results: &RoutingResults) -> Vec<Vec<&RoutingResult>> {
@@ -71,7 +78,7 @@ fn groups(results: &RoutingResults) -> Vec<Vec<&RoutingResult>> {
 }
 
 /// The owner against the coordinator with the most clients, for each workload.
-fn headline(results: &RoutingResults) -> String {
+pub(super) fn headline(results: &RoutingResults) -> String {
     let clients = results.ratios.iter().map(|ratio| ratio.clients).max();
     let parts: Vec<String> = results
         .ratios
@@ -211,7 +218,7 @@ fn lookups(lookups: &Lookups) -> String {
     )
 }
 
-fn plot(index: usize, group: &[&RoutingResult]) -> String {
+fn plot(id: &str, group: &[&RoutingResult]) -> String {
     let Some(first) = group.first() else {
         return String::new();
     };
@@ -238,7 +245,7 @@ fn plot(index: usize, group: &[&RoutingResult]) -> String {
         .collect::<Vec<_>>()
         .join(", ");
     let names = Names {
-        id: &format!("plot-{index}"),
+        id,
         title: &title,
         description,
         unit: "ops/s",

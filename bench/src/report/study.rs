@@ -9,6 +9,7 @@ use super::look::Palette;
 use super::page::{self, facts};
 use super::table;
 use super::text::{DASH, esc, json_for_script, num, short};
+use crate::results::{Ratio, Skipped};
 use crate::study::{CellResult, Part, Study};
 
 /// Renders the page into a file. `how_to_read` is HTML: what the paths are and what is not measured.
@@ -27,13 +28,14 @@ pub fn render(study: &Study, how_to_read: &str) -> anyhow::Result<String> {
     let json = json_for_script(study).context("embed the results as JSON")?;
     let title = format!("Sharding lab: {}", study.experiment);
     let main = format!(
-        "<article>\n<header>\n<p class=\"eyebrow\">Shardlane · {}</p>\n<h1>{}</h1>\n{}</header>\n{}</article>\n\
+        "<article>\n<header>\n<p class=\"eyebrow\">Shardlane · {}</p>\n<h1>{}</h1>\n{}</header>\n{}{}</article>\n\
          <section><h2>How to read this</h2>\n<div class=\"prose\">\n{how_to_read}</div>\n</section>\n\
          <section><h2>How it was run</h2>\n{}{}</section>\n",
         esc(&study.started_at),
         esc(&title),
         summary(study),
-        body(study, "s"),
+        body(&study.parts, &study.results, "s"),
+        end(&study.ratios, &study.skipped),
         how_run(study),
         page::raw_data("results.json"),
     );
@@ -53,6 +55,9 @@ pub(super) fn summary(study: &Study) -> String {
     if study.is_interrupted {
         out.push_str("<p class=\"note\">It was stopped early: only whole rounds are shown.</p>\n");
     }
+    if let Some(load) = study.load_average_before {
+        out.push_str(&page::busy(load, study.machine.cores));
+    }
     out.push_str(&format!(
         "<p class=\"note\">All servers and the clients shared {} cores of one machine: read the ratios, not the rates.</p>\n",
         study.machine.cores
@@ -60,18 +65,16 @@ pub(super) fn summary(study: &Study) -> String {
     out
 }
 
-/// Each part with its plot and table, the goals, and what was skipped. `id` is unique on the page.
-pub(super) fn body(study: &Study, id: &str) -> String {
+/// Each part with its plot and table. `id` is unique on the page.
+pub(super) fn body(parts: &[Part], results: &[CellResult], id: &str) -> String {
     let palette = Palette::of(
-        study
-            .results
+        results
             .iter()
             .map(|cell| (cell.layout.as_str(), cell.path.as_str())),
     );
     let mut out = String::new();
-    for (index, part) in study.parts.iter().enumerate() {
-        let cells: Vec<_> = study
-            .results
+    for (index, part) in parts.iter().enumerate() {
+        let cells: Vec<_> = results
             .iter()
             .filter(|cell| cell.part == part.name)
             .collect();
@@ -86,16 +89,24 @@ pub(super) fn body(study: &Study, id: &str) -> String {
             part_table(part, &cells, &palette),
         ));
     }
-    if !study.ratios.is_empty() {
+    out
+}
+
+/// The goals, and what was skipped.
+pub(super) fn end(ratios: &[Ratio], skipped: &[Skipped]) -> String {
+    let mut out = String::new();
+    if !ratios.is_empty() {
         out.push_str(&format!(
             "<section><h2>Goals</h2>\n{}</section>\n",
-            table::goals(&study.ratios)
+            table::goals(ratios)
         ));
     }
-    out.push_str(&format!(
-        "<section><h2>Skipped</h2>\n{}</section>\n",
-        page::skipped(&study.skipped)
-    ));
+    if !skipped.is_empty() {
+        out.push_str(&format!(
+            "<section><h2>Skipped</h2>\n{}</section>\n",
+            page::skipped(skipped)
+        ));
+    }
     out
 }
 

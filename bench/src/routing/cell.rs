@@ -2,19 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use hdrhistogram::Histogram;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use tokio::task::JoinSet;
 
 use super::ground::Ground;
 use super::results::{RoutingRun, RoutingSettings};
-use super::work::{OperationError, Path, Work, Workload};
+use super::work::{Path, Work, Workload};
+use crate::closed_loop::drive;
 use crate::machine::own_cpu_seconds;
-use crate::raw::histogram;
 
 /// What is measured at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,14 +17,6 @@ pub(super) struct Cell {
     pub(super) workload: Workload,
     pub(super) path: Path,
     pub(super) clients: u32,
-}
-
-/// What clients did in a stretch of time.
-struct Tally {
-    seconds: f64,
-    ops: u64,
-    failed: u64,
-    latency_us: Histogram<u64>,
 }
 
 impl Cell {
@@ -61,11 +48,15 @@ impl Cell {
             batch_rows: settings.batch_rows,
             ids: AtomicU64::new(0),
         });
-        let warm = self.drive(&work, settings.warm_up(), run).await?;
+        let drive = async |seconds| {
+            let tally = drive(&work, self.clients, seconds, run).await;
+            tally.with_context(|| self.name())
+        };
+        let warm = drive(settings.warm_up()).await?;
 
         let hops = ground.hops(path).await?;
         let (servers, client) = (ground.server_cpu_seconds(path), own_cpu_seconds());
-        let tally = self.drive(&work, settings.seconds, run).await?;
+        let tally = drive(settings.seconds).await?;
         let server_cpu_s = ground.server_cpu_seconds(path) - servers;
         let client_cpu_s = own_cpu_seconds() - client;
         let hops = match (hops, ground.hops(path).await?) {
@@ -107,71 +98,6 @@ impl Cell {
             backends,
         })
     }
-
-    /// The clients, each one operation after the other, until the time is over.
-    async fn drive(self, work: &Arc<Work>, seconds: f64, run: u32) -> anyhow::Result<Tally> {
-        let started = Instant::now();
-        let until = started + Duration::from_secs_f64(seconds);
-        let mut clients = JoinSet::new();
-        for client in 0..self.clients {
-            // Another client of another run meets other users.
-            let rng = ChaCha8Rng::seed_from_u64((u64::from(run) << 32) | u64::from(client));
-            clients.spawn(one_client(Arc::clone(work), until, rng));
-        }
-        let mut tally = Tally::new();
-        while let Some(outcome) = clients.join_next().await {
-            let outcome = outcome?.with_context(|| self.name())?;
-            tally.ops += outcome.ops;
-            tally.failed += outcome.failed;
-            tally.latency_us.add(outcome.latency_us)?;
-        }
-        tally.seconds = started.elapsed().as_secs_f64();
-        Ok(tally)
-    }
-}
-
-impl Tally {
-    fn new() -> Tally {
-        Tally {
-            seconds: 0.0,
-            ops: 0,
-            failed: 0,
-            latency_us: histogram(),
-        }
-    }
-}
-
-/// Waiting for a free connection is a part of an operation's latency.
-async fn one_client(
-    work: Arc<Work>,
-    until: Instant,
-    mut rng: ChaCha8Rng,
-) -> Result<Tally, OperationError> {
-    let mut tally = Tally::new();
-    let mut started = Instant::now();
-    while started < until {
-        let outcome = work.operate(&mut rng).await;
-        let ended = Instant::now();
-        match outcome {
-            Ok(()) => {
-                tally.ops += 1;
-                let took = u64::try_from((ended - started).as_micros()).unwrap_or(u64::MAX);
-                tally.latency_us.saturating_record(took.max(1));
-            }
-            Err(error @ OperationError::Wrong { .. }) => return Err(error),
-            Err(error) => {
-                tally.failed += 1;
-                if tally.failed == 1 {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "an operation failed"
-                    );
-                }
-            }
-        }
-        started = ended;
-    }
-    Ok(tally)
 }
 
 #[expect(

@@ -16,9 +16,9 @@ use shardlane_sql::servers::LayoutServers;
 use tokio_postgres::{Client, Config};
 use uuid::Uuid;
 
-use super::pools::{Choice, Pools, config};
 use super::work::{Path, Workload};
 use crate::lab::{checkpoint, connect, cpu_seconds};
+use crate::pools::{Choice, Pools, config};
 
 const DATABASE: &str = "routing";
 /// What the workloads touch.
@@ -189,8 +189,8 @@ impl Ground {
             Path::Owner => (&self.owners[..], Choice::Owner(Arc::clone(&self.map))),
             Path::OwnerWatched => (&self.owners[..], Choice::Watched(self.watch().await?)),
         };
-        let connections = self.connections(clients);
-        Pools::connect(nodes, choice, connections, workload.statements())
+        let each = self.connections(clients) / u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+        Pools::connect(nodes, choice, each, workload.statements())
             .await
             .with_context(|| format!("no connections for {}", path.as_str()))
     }

@@ -10,7 +10,8 @@ use tokio_postgres::Statement;
 use uuid::Uuid;
 
 use super::ground::Users;
-use super::pools::{Pools, Session};
+use crate::closed_loop::Operation;
+use crate::pools::{Pools, Session};
 
 /// One kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,8 +161,23 @@ impl Work {
         }
     }
 
-    /// One operation.
-    pub(super) async fn operate(&self, rng: &mut ChaCha8Rng) -> Result<(), OperationError> {
+    fn choose(&self, rng: &mut ChaCha8Rng) -> Vec<Uuid> {
+        let from = match self.path.is_grouped() && self.workload == Workload::Batch {
+            true => self
+                .users
+                .of_a_shard(rng.random_range(0..self.users.shard_count())),
+            false => self.users.all(),
+        };
+        (0..self.rows())
+            .map(|_| from[rng.random_range(0..from.len())])
+            .collect()
+    }
+}
+
+impl Operation for Work {
+    type Error = OperationError;
+
+    async fn operate(&self, rng: &mut ChaCha8Rng) -> Result<(), OperationError> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let now = Timestamp::now();
         let users = self.choose(rng);
@@ -201,16 +217,8 @@ impl Work {
         Ok(())
     }
 
-    fn choose(&self, rng: &mut ChaCha8Rng) -> Vec<Uuid> {
-        let from = match self.path.is_grouped() && self.workload == Workload::Batch {
-            true => self
-                .users
-                .of_a_shard(rng.random_range(0..self.users.shard_count())),
-            false => self.users.all(),
-        };
-        (0..self.rows())
-            .map(|_| from[rng.random_range(0..from.len())])
-            .collect()
+    fn is_fatal(error: &OperationError) -> bool {
+        matches!(error, OperationError::Wrong { .. })
     }
 }
 

@@ -25,6 +25,32 @@ fn one_seed_is_one_stream_and_another_is_another() {
     assert_ne!(bytes(7), bytes(8));
 }
 
+/// One user has the share of the orders, and the others keep theirs; without a tenant the stream is what it was.
+#[test]
+fn a_tenant_has_its_share_of_the_orders() {
+    for (skew, tenant) in [(0.0, 0.5), (1.0, 0.3)] {
+        let settings = StreamSettings {
+            tenant,
+            ..settings(1, skew)
+        };
+        let hot = Stream::new(settings.clone()).tenant();
+        let mut orders: HashMap<Uuid, HashSet<String>> = HashMap::new();
+        for webhook in generate(&settings) {
+            let event = decode(&webhook);
+            orders
+                .entry(event.user_id)
+                .or_default()
+                .insert(event.order_id.to_string());
+        }
+        let all: usize = orders.values().map(HashSet::len).sum();
+        let share = orders[&hot].len() as f64 / all as f64;
+        // By Zipf with 500 users the first one has 0.147 of what is left.
+        let expected = tenant + (1.0 - tenant) * if skew > 0.0 { 0.147 } else { 0.002 };
+        assert!((share - expected).abs() < 0.03, "{share} of {expected}");
+        assert!(orders.len() > 200, "{}", orders.len());
+    }
+}
+
 /// The share of ends that are told by a payment, for each end; all is as decoders read it.
 #[test]
 fn payments_end_the_share_of_orders_that_is_asked_for() {

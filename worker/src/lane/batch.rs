@@ -1,27 +1,22 @@
 //! Records to a batch of events.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use shardlane_router::{PartitionId, RouteKey, Slot, anchor_uuid};
 use shardlane_sql::{Origin, Record, Routes, Target};
-use tokio::sync::mpsc;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::fence::Known;
 use super::part::{Decoded, Malformed};
 use super::{Fences, Lane, bytes};
 use crate::error::WorkerError;
+use crate::reader::Reader;
 use crate::record::RawRecord;
 use crate::stats::Stats;
 
-/// How many records the poller hands over at once.
-pub(crate) const CHUNK_ROWS_MAX: usize = 128;
-/// How many bytes the poller hands over at once, but for one record.
-pub(crate) const CHUNK_BYTES_MAX: usize = 256 * 1024;
-
-/// What was taken from the lane's channel at once.
+/// What was read of the lane's partition at once.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) records: Vec<RawRecord>,
@@ -33,39 +28,33 @@ pub(super) struct Batch {
 
 impl Lane {
     /// Records until the batch is full by rows or bytes, or has lingered; `None` when the lane is closed. What a
-    /// fence covers is left out: a replay is recognised by the keys alone, without a look at the payloads. `left` are
-    /// the records that the batch before had no room for. With `patience` it may come back empty after that time.
+    /// fence covers is left out: a replay is recognised by the keys alone, without a look at the payloads. With
+    /// `patience` it may come back empty after that time.
     pub(super) async fn next_batch(
         &self,
-        records: &mut mpsc::Receiver<Vec<RawRecord>>,
-        left: &mut Vec<RawRecord>,
+        reader: &Reader,
         fences: &mut Fences,
         patience: Option<Duration>,
     ) -> Result<Option<Batch>, WorkerError> {
         let (settings, counters) = (&self.shared.settings, self.counters());
+        let (rows_max, bytes_max) = (settings.batch_rows_max, settings.batch_bytes_max);
         let mut batch = Batch::default();
-        let bytes_max = self.progress.batch_bytes_max(settings.batch_bytes_max);
         let mut taken = 0;
-        let mut deadline = patience.map(|patience| tokio::time::Instant::now() + patience);
-        while batch.records.len() < settings.batch_rows_max && (taken == 0 || taken < bytes_max) {
-            let mut chunk = match deadline {
-                _ if !left.is_empty() => std::mem::take(left),
-                None => records.recv().await.unwrap_or_default(),
-                // Timed out or closed: what is here is the batch.
-                Some(deadline) => tokio::time::timeout_at(deadline, records.recv())
-                    .await
-                    .ok()
-                    .flatten()
-                    .unwrap_or_default(),
+        let mut deadline = patience.map(|patience| Instant::now() + patience);
+        while batch.records.len() < rows_max && taken < bytes_max && !self.progress.is_closing() {
+            let mut chunk = reader.chunk(rows_max - batch.records.len())?;
+            let Some(last) = chunk.last() else {
+                // Full, or lingered for long enough: what is here is the batch.
+                if !self.progress.has_room() || !reader.news(deadline).await {
+                    break;
+                }
+                continue;
             };
-            let room = settings.batch_rows_max - batch.records.len();
-            *left = chunk.split_off(room.min(chunk.len()));
-            let Some(last) = chunk.last() else { break };
             let (received, next) = (chunk.len(), last.offset + 1);
             batch.first = batch.first.or(chunk.first().map(|raw| raw.offset));
             let received_bytes = bytes(&chunk);
             batch.next = Some(next);
-            deadline.get_or_insert_with(|| tokio::time::Instant::now() + settings.batch_linger);
+            deadline.get_or_insert_with(|| Instant::now() + settings.batch_linger);
             let Some(routes) = self.known_routes(&chunk, next, fences).await? else {
                 return Ok(None);
             };
@@ -81,8 +70,7 @@ impl Lane {
             taken += uncovered;
             batch.records.append(&mut chunk);
         }
-        let open = deadline.is_some() && !self.closing.load(Ordering::Acquire);
-        Ok(open.then_some(batch))
+        Ok((!self.progress.is_closing()).then_some(batch))
     }
 
     /// The newest routes of these records, with fences of all targets; `None`: closed before that.

@@ -147,7 +147,9 @@ impl Lane {
                         group.records[part.events.clone()].rotate_left(middle);
                         group.raws[part.events.clone()].rotate_left(middle);
                     }
-                    work.push(part);
+                    if !mutants::is(Mutant::StaleResume) {
+                        work.push(part);
+                    }
                 }
                 ErrorClass::Data => {
                     let sentence = error.to_string();

@@ -10,7 +10,6 @@ mod retry;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -19,17 +18,16 @@ use shardlane_domain::Source;
 use shardlane_router::Epoch;
 use shardlane_sql::mutants::{self, Mutant};
 use shardlane_sql::{Applied, Store, Target};
-use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span};
 
 use self::batch::Batch;
-pub(crate) use self::batch::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX};
 use self::part::Decoded;
 use crate::breaker::Breakers;
 use crate::consumer::Context;
 use crate::dead_letter::DeadLetters;
 use crate::error::WorkerError;
 use crate::flow::{InFlight, Progress};
+use crate::reader::Reader;
 use crate::record::RawRecord;
 use crate::settings::WorkerSettings;
 use crate::stats::{Stats, TopicCounters};
@@ -58,8 +56,6 @@ pub(crate) struct Lane {
     pub(crate) partition: i32,
     pub(crate) source: Source,
     pub(crate) progress: Arc<Progress>,
-    /// Set when the partition is revoked or the worker stops: what is not begun stays for the next owner.
-    pub(crate) closing: Arc<AtomicBool>,
 }
 
 /// A lane's part of the gauge of deferred records; given back when the lane ends, however it ends.
@@ -90,12 +86,8 @@ type Fences = HashMap<Target, Applied>;
 
 impl Lane {
     /// Runs until the lane is closed.
-    pub(crate) async fn run(
-        self,
-        mut records: mpsc::Receiver<Vec<RawRecord>>,
-    ) -> Result<(), WorkerError> {
+    pub(crate) async fn run(self, reader: Reader) -> Result<(), WorkerError> {
         let mut fences = Fences::new();
-        let mut left = Vec::new();
         // Records of slots that are on their way to another shard, in order. The others go on meanwhile; the offset
         // stays at the oldest of these.
         let mut frozen: Vec<Decoded> = Vec::new();
@@ -104,11 +96,13 @@ impl Lane {
         let (mut next, mut seen) = (None, Epoch(0));
         loop {
             let patience = (!frozen.is_empty()).then_some(FROZEN_POLL);
-            let room = frozen.len() < FROZEN_BATCHES_MAX * self.shared.settings.batch_rows_max;
+            let room = frozen.len() < FROZEN_BATCHES_MAX * self.shared.settings.batch_rows_max
+                && self.progress.has_room();
             let batch = if room {
-                self.next_batch(&mut records, &mut left, &mut fences, patience)
-                    .await?
+                self.progress.resume();
+                self.next_batch(&reader, &mut fences, patience).await?
             } else {
+                self.pauses();
                 self.pause(FROZEN_POLL).await.then(Batch::default)
             };
             let Some(batch) = batch else { break };

@@ -156,14 +156,19 @@ mod tests {
 
     use bytes::Bytes;
     use jiff::Timestamp;
-    use rdkafka::message::OwnedHeaders;
     use shardlane_domain::{Event, Source};
 
     use super::*;
+    use crate::headers::PackedHeaders;
 
     fn raw(offset: i64) -> RawRecord {
-        let headers = OwnedHeaders::new();
-        RawRecord::again(offset, None, Bytes::new(), Timestamp::UNIX_EPOCH, headers)
+        RawRecord::again(
+            offset,
+            None,
+            Bytes::new(),
+            Timestamp::UNIX_EPOCH,
+            PackedHeaders::default(),
+        )
     }
 
     fn event(offset: i64) -> Decoded {

@@ -1,6 +1,5 @@
 //! What passes is waited for.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -31,7 +30,7 @@ impl Lane {
             if let Some(pass) = breaker.pass() {
                 return Some(pass);
             }
-            self.progress.set_waits(true);
+            self.pauses();
             if !self.pause(LOOK).await {
                 return None;
             }
@@ -44,15 +43,23 @@ impl Lane {
             Err(error) if error.is_outage() => error,
             answer => {
                 pass.answered();
-                self.progress.set_waits(false);
+                self.progress.resume();
                 return Ok(answer?);
             }
         };
-        self.progress.set_waits(true);
+        self.pauses();
         if pass.away() {
             Stats::add(&self.shared.stats.counters.outages, 1);
         }
         Err(Failure::Away(error))
+    }
+
+    /// The lane takes nothing from its partition for a while.
+    pub(super) fn pauses(&self) {
+        if self.progress.pause() {
+            Stats::add(&self.shared.stats.counters.pauses, 1);
+            tracing::info!(topic = %self.topic, partition = self.partition, "paused");
+        }
     }
 
     /// Waits before another try. False: the lane is closing, so there is none.
@@ -70,13 +77,13 @@ impl Lane {
     pub(super) async fn pause(&self, delay: Duration) -> bool {
         let until = Instant::now() + delay;
         while Instant::now() < until {
-            if self.closing.load(Ordering::Acquire) {
+            if self.progress.is_closing() {
                 return false;
             }
             let left = until.saturating_duration_since(Instant::now());
             tokio::time::sleep(left.min(Duration::from_millis(50))).await;
         }
-        !self.closing.load(Ordering::Acquire)
+        !self.progress.is_closing()
     }
 }
 

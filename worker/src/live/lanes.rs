@@ -38,8 +38,8 @@ struct LaneAnswer {
     done: Option<i64>,
     lag_records: Option<u64>,
     lag_seconds: Option<f64>,
-    /// Paused, because its lane is full.
-    paused: bool,
+    /// Its lane holds records and took none for a second.
+    stands: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -91,7 +91,7 @@ fn lane(lag: Lag) -> LaneAnswer {
         done: lag.done,
         lag_records: lag.records,
         lag_seconds: lag.seconds,
-        paused: lag.paused,
+        stands: lag.stands,
     }
 }
 

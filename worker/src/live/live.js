@@ -57,13 +57,13 @@ function showTotals(now, rates) {
   const { stats, lanes } = now;
   const lag = lanes.lanes.reduce((sum, lane) => sum + (lane.lag_records ?? 0), 0);
   const oldest = Math.max(0, ...lanes.lanes.map((lane) => lane.lag_seconds ?? 0));
-  const paused = lanes.lanes.filter((lane) => lane.paused).length;
+  const stands = lanes.lanes.filter((lane) => lane.stands).length;
   const dead = stats.illegal + stats.too_early + stats.queue_full + stats.different_payload + stats.malformed;
   const totals = [
     ["records/s", count(rates.total)],
     ["lag, records", count(lag)],
     ["lag, oldest", seconds(oldest), oldest > LATE_S ? "late" : ""],
-    ["paused lanes", count(paused), paused ? "late" : ""],
+    ["standing still", count(stands), stands ? "late" : ""],
     ["owner hits", ownerHits(stats)],
     ["batch, p99", `${(stats.batch_p99_us / 1000).toFixed(1)} ms`],
     ["dead letters", count(dead), dead ? "late" : ""],
@@ -92,7 +92,7 @@ function showRate(total) {
 
 function stateOf(lane, server) {
   if (!server.up && lane.lag_records !== 0) return ["waits", "bad"];
-  if (lane.paused) return ["paused", "late"];
+  if (lane.stands) return ["stands still", "late"];
   if ((lane.lag_seconds ?? 0) > LATE_S) return ["behind", "late"];
   return ["flows", "flows"];
 }

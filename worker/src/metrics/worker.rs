@@ -200,7 +200,7 @@ fn work(sheet: &mut Sheet<'_>, counts: &Counts) -> Result<(), Error> {
         ),
         (
             "shardlane_pauses",
-            "Times that a partition was paused because its lane was full.",
+            "Times that a lane paused: a database was away, or its slots were frozen and it held enough of their records.",
             pauses,
         ),
         (

@@ -1,8 +1,9 @@
 //! Once, and in order: through replays, restarts and hand-overs.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use shardlane_domain::Event;
+use shardlane_domain::{Event, Source};
 use shardlane_sql::Layout;
 use uuid::Uuid;
 
@@ -229,9 +230,9 @@ async fn two_workers_share_and_one_takes_over() {
     assert_eq!(world.digest().await, undisturbed.digest().await);
 }
 
-/// More records than lanes hold: partitions are paused and resumed, and nothing is skipped.
+/// More records than lanes and their queues hold: the client fetches again and again, and nothing is skipped.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_lane_pauses_its_partition_and_goes_on() {
+async fn a_slow_lane_lets_its_queue_fill_and_goes_on() {
     let Some(world) = World::new(Layout::Shards).await else {
         return;
     };
@@ -242,10 +243,11 @@ async fn a_full_lane_pauses_its_partition_and_goes_on() {
     world.slow_down(0.3).await;
     let mut settings = ring.settings("");
     settings.batch_rows_max = 8;
+    // The least that there is: less than half of a partition's records.
+    settings.fetch_ahead_bytes_max = 0;
     let worker = world.start(settings.clone()).await;
     let counts = until_done(&worker, events.len()).await;
     worker.stop().await.unwrap();
-    assert!(counts.pauses > 0, "{counts:?}");
     let taken = counts.applied + counts.parked;
     assert_eq!((taken, counts.done), (600, 600), "{counts:?}");
     world.has_walks_of(&users).await;
@@ -341,7 +343,10 @@ async fn bytes_in_flight_are_bounded_over_all_lanes() {
     let ring = &world.ring;
     let mut settings = ring.settings("");
     settings.in_flight_bytes_max = 1024 * 1024;
+    // A lane's first batch is not over before it is full.
+    settings.batch_linger = Duration::from_secs(3);
     let worker = world.start(settings.clone()).await;
+    let stats = worker.stats();
     let mut lockers = Vec::new();
     for index in 0..2 {
         let locker = world.db.client(index).await;
@@ -362,15 +367,18 @@ async fn bytes_in_flight_are_bounded_over_all_lanes() {
         });
         sent += futures_util::future::join_all(sends).await.len();
     }
-    let stats = worker.stats();
-    let partitions = ring.map.partition_count();
-    until_counts(&stats, "each lane is full", |counts| {
-        counts.pauses >= u64::from(partitions)
+    // Half is for those that come first, and is taken.
+    until("lanes are full", async || {
+        let (now, _) = stats.in_flight_bytes();
+        let full = now >= settings.in_flight_bytes_max / 2;
+        full.then_some(()).ok_or_else(|| now.to_string())
     })
     .await;
-    let (now, peak) = stats.in_flight_bytes();
-    assert!(now > settings.in_flight_bytes_max / 4, "{now}");
-    assert!(peak <= settings.in_flight_bytes_max, "{peak}");
+    // Each of the lanes may end with a record that goes beyond it.
+    let lanes = Source::ALL.len() * ring.map.partition_count() as usize;
+    let most = settings.in_flight_bytes_max + lanes * 12 * 1024;
+    let (_, peak) = stats.in_flight_bytes();
+    assert!(peak <= most, "{peak}");
     drop(lockers);
     let counts = until_done(&worker, sent).await;
     assert_eq!(counts.applied, sent as u64, "{counts:?}");
@@ -380,7 +388,7 @@ async fn bytes_in_flight_are_bounded_over_all_lanes() {
     })
     .await;
     let (_, peak) = stats.in_flight_bytes();
-    assert!(peak <= settings.in_flight_bytes_max, "{peak}");
+    assert!(peak <= most, "{peak}");
     worker.stop().await.unwrap();
     ring.everything_is_committed(&settings);
 }

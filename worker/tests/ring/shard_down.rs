@@ -136,7 +136,7 @@ async fn a_shard_that_is_down_stops_its_own_partitions_only() {
     };
     let store = Arc::new(Store::connect(backend, options).await.unwrap());
     let mut settings = ring.settings("");
-    // Small, so that the lanes of the shard that is down are full and their partitions paused.
+    // Small, so that the lanes of the shard that is down are soon full.
     settings.batch_rows_max = 5;
     // Shorter than the outage: a lane that waits for its shard is no reason to make a consumer anew.
     settings.stall_max = Duration::from_secs(1);
@@ -234,7 +234,7 @@ async fn a_shard_that_is_down_stops_its_own_partitions_only() {
             }
         });
         let old = behind.filter(|lag| lag.seconds > Some(0.0)).count();
-        // The last of them came while their partitions were paused.
+        // The last of them came while their partitions stood still.
         if records == 2 * down as u64 && foreign == 0 && old > 0 {
             Ok(())
         } else {

@@ -21,8 +21,8 @@ const LETTER: f64 = 7.5;
 const SECONDS_DRAWN: std::ops::Range<f64> = 0.0..1e7;
 const RATE_DRAWN: std::ops::Range<f64> = 0.0..1e12;
 
-/// The pictures of all layouts.
-pub(super) fn timelines(layouts: &[LayoutRun<'_>]) -> String {
+/// The pictures of all layouts. `id` is unique on the page.
+pub(in crate::report) fn timelines(layouts: &[LayoutRun<'_>], id: &str) -> String {
     if layouts.is_empty() {
         return "<p class=\"none\">Nothing was measured for this plot.</p>\n".to_owned();
     }
@@ -31,7 +31,7 @@ pub(super) fn timelines(layouts: &[LayoutRun<'_>]) -> String {
         out.push_str(&format!(
             "<figure class=\"wide\"><h3>{}</h3>\n{}</figure>\n",
             esc(&title(layout.name)),
-            figure(layout, &format!("t{}", index + 1))
+            figure(layout, &format!("{id}-t{}", index + 1))
         ));
     }
     out.push_str("</div>\n");

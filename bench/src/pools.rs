@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shardlane_citus::Watch;
-use shardlane_router::{RouteKey, ShardMap};
+use shardlane_router::{RouteKey, ShardMap, SlotMap};
 use tokio_postgres::{Client, Config, NoTls, Statement};
 use uuid::Uuid;
 
@@ -16,13 +16,13 @@ const APPLICATION: &str = "shardlane routing";
 const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A connection with the statements of its workload.
-pub(super) struct Session {
-    pub(super) client: Client,
-    pub(super) statements: Vec<Statement>,
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) statements: Vec<Statement>,
 }
 
 /// Makes sessions to one node.
-pub(super) struct Sessions {
+pub(crate) struct Sessions {
     config: Config,
     statements: &'static [&'static str],
 }
@@ -51,30 +51,31 @@ impl bb8::ManageConnection for Sessions {
 }
 
 /// How a pool is chosen.
-pub(super) enum Choice {
+pub(crate) enum Choice {
     /// Each in turn; with one pool, that one.
     Turns(AtomicUsize),
     /// The owner's. The pools are in the order of the map's nodes.
     Owner(Arc<ShardMap>),
+    /// The manual shard's. The pools are in the order of the map's shards, which are numbered from 0.
+    Shard(SlotMap),
     /// The owner's by the newest map. The experiment moves no shard, so the order of the nodes stays.
     Watched(Watch),
 }
 
 /// A pool a node, and the choice between them.
-pub(super) struct Pools {
+pub(crate) struct Pools {
     pools: Vec<bb8::Pool<Sessions>>,
     choice: Choice,
 }
 
 impl Pools {
-    /// Connects `connections` sessions in all, the same number to each node, and prepares their statements.
-    pub(super) async fn connect(
+    /// Connects `each` sessions to each node, and prepares their statements.
+    pub(crate) async fn connect(
         nodes: &[Config],
         choice: Choice,
-        connections: u32,
+        each: u32,
         statements: &'static [&'static str],
     ) -> Result<Pools, tokio_postgres::Error> {
-        let each = connections / u32::try_from(nodes.len()).unwrap_or(u32::MAX);
         let mut pools = Vec::with_capacity(nodes.len());
         for node in nodes {
             let mut config = node.clone();
@@ -93,21 +94,37 @@ impl Pools {
     }
 
     /// A connection for an operation on `user`.
-    pub(super) async fn session(
+    pub(crate) async fn session(
         &self,
         user: Uuid,
     ) -> Result<impl DerefMut<Target = Session>, bb8::RunError<tokio_postgres::Error>> {
         let index = match &self.choice {
             Choice::Turns(next) => next.fetch_add(1, Ordering::Relaxed) % self.pools.len(),
             Choice::Owner(map) => map.route(&RouteKey::Uuid(user)).node,
+            Choice::Shard(map) => {
+                let shard = map.shard_for(&RouteKey::Uuid(user)).0;
+                usize::try_from(shard).unwrap_or(usize::MAX)
+            }
             Choice::Watched(watch) => watch.peek().route(&RouteKey::Uuid(user)).node,
         };
         self.pools[index].get().await
     }
+
+    /// A connection to each node, for what no user decides.
+    pub(crate) async fn all(
+        &self,
+    ) -> Result<Vec<impl DerefMut<Target = Session>>, bb8::RunError<tokio_postgres::Error>> {
+        // In one order, so that no two operations wait for each other.
+        let mut sessions = Vec::with_capacity(self.pools.len());
+        for pool in &self.pools {
+            sessions.push(pool.get().await?);
+        }
+        Ok(sessions)
+    }
 }
 
 /// A connection's settings: bounded statements, and on Citus the counters that tell of hops.
-pub(super) fn config(url: &str, citus: bool) -> anyhow::Result<Config> {
+pub(crate) fn config(url: &str, citus: bool) -> anyhow::Result<Config> {
     let mut config: Config = url.parse()?;
     let counters = if citus {
         " -c citus.enable_stat_counters=on"
