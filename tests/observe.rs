@@ -92,6 +92,7 @@ fn rules_are_sound_and_their_tests_pass() {
         return;
     };
     promtool(&["check", "config", "prometheus.yaml"]);
+    promtool(&["check", "config", "laptop.yaml"]);
     promtool(&["test", "rules", "tests/alerts.yaml"]);
 }
 

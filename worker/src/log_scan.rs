@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -11,8 +12,24 @@ use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 /// How long the broker may be silent.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(15);
 
+/// Says nothing about the end of a topic, which is where one wants to be and no error.
+pub(crate) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            tracing::warn!("a topic that is read: {error}: {reason}");
+        }
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+/// A consumer that looks at topics.
+pub(crate) type LogReader = BaseConsumer<Quiet>;
+
 /// A consumer that joins no group and commits nothing.
-pub(crate) fn log_reader(bootstrap: &str) -> Result<BaseConsumer, KafkaError> {
+pub(crate) fn log_reader(bootstrap: &str) -> Result<LogReader, KafkaError> {
     ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         // librdkafka wants a name; without a subscription nobody joins.
@@ -20,13 +37,13 @@ pub(crate) fn log_reader(bootstrap: &str) -> Result<BaseConsumer, KafkaError> {
         .set("client.id", "shardlane-look")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
-        .create()
+        .create_with_context(Quiet)
 }
 
 /// Where a partition begins and ends. One that was just made, or whose broker has just restarted, has no leader for a
 /// moment.
 pub(crate) fn watermarks(
-    consumer: &BaseConsumer,
+    consumer: &LogReader,
     topic: &str,
     partition: i32,
 ) -> Result<(i64, i64), KafkaError> {
@@ -50,7 +67,7 @@ pub(crate) fn watermarks(
 /// Shows each record of partitions 0 to `partitions` to `visit`, or only the newest `newest_max` of each, up to the end
 /// that each had when the scan began; each partition in order. Blocks on the broker.
 pub(crate) fn scan(
-    consumer: &BaseConsumer,
+    consumer: &LogReader,
     topic: &str,
     partitions: u32,
     newest_max: Option<u64>,

@@ -7,13 +7,13 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{NewTopic, TopicReplication};
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use shardlane_router::SlotMap;
 
+use crate::log_scan::{LogReader, Quiet};
 use crate::map_document::MapDocument;
 use crate::topics::{TopicError, TopicSet, admin, options, refusals};
 
@@ -66,22 +66,9 @@ pub enum MapTopicError {
     TakenOver(String),
 }
 
-/// Says nothing about the end of the topic, which is where we want to be and no error.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
-            tracing::warn!("the map's topic: {error}: {reason}");
-        }
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
 /// Reads the topic, from its beginning and then what is new. Blocks.
 pub(crate) struct MapReader {
-    consumer: BaseConsumer<Quiet>,
+    consumer: LogReader,
     bootstrap: String,
     topic: String,
     /// Everything below this offset has been read.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use rdkafka::Message;
 use rdkafka::admin::{NewTopic, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use shardlane_domain::{DeadLetter, LetterState};
 
 use super::DlqError;
 use crate::TopicError;
-use crate::log_scan::{SILENCE_MAX, scan};
+use crate::log_scan::{LogReader, SILENCE_MAX, scan};
 use crate::publisher::producer_config;
 use crate::topics::{admin, options, partition_count, refusals};
 
@@ -43,7 +43,7 @@ pub(super) fn state_of(marks: &HashMap<String, Mark>, letter: &DeadLetter) -> Le
 
 /// The newest mark of each letter. No topic: nothing was ever replayed.
 pub(super) fn read_marks(
-    consumer: &BaseConsumer,
+    consumer: &LogReader,
     bootstrap: &str,
     topic: &str,
 ) -> Result<HashMap<String, Mark>, DlqError> {

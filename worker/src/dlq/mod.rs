@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use jiff::Timestamp;
 use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -20,7 +20,7 @@ use shardlane_domain::{
 };
 use uuid::Uuid;
 
-use crate::log_scan::{SILENCE_MAX, log_reader, scan, watermarks};
+use crate::log_scan::{LogReader, SILENCE_MAX, log_reader, scan, watermarks};
 use crate::record::time_of;
 use crate::topics::partition_count;
 use crate::{TopicError, TopicSet};
@@ -154,7 +154,7 @@ impl DeadLetterLog {
         Ok(letter)
     }
 
-    fn marks(&self, consumer: &BaseConsumer) -> Result<HashMap<String, Mark>, DlqError> {
+    fn marks(&self, consumer: &LogReader) -> Result<HashMap<String, Mark>, DlqError> {
         read_marks(consumer, &self.bootstrap, &self.topics.replays())
     }
 

@@ -129,7 +129,7 @@ function nodeCard(server, now, rates) {
   if (rows.length > 0) {
     const table = element("table");
     const head = element("tr");
-    for (const [name, look] of [["partition"], ["shard"], ["records/s", "number"], ["lag", "number"], ["oldest", "number"], ["state"]]) {
+    for (const [name, look] of [["partition"], ["shard"], ["per s", "number"], ["lag", "number"], ["oldest", "number"], ["state"]]) {
       const cell = element("th", name, look);
       cell.scope = "col";
       head.append(cell);
