@@ -112,8 +112,15 @@ impl World {
         let partitions = 0..i32::try_from(TEST_PARTITIONS).unwrap();
         partitions
             .map(|partition| {
-                let marks = consumer.fetch_watermarks(topic, partition, PATIENCE);
-                (partition, marks.unwrap().1)
+                // A partition that was just made has no leader for a moment.
+                let deadline = Instant::now() + PATIENCE;
+                loop {
+                    match consumer.fetch_watermarks(topic, partition, PATIENCE) {
+                        Ok((_, end)) => break (partition, end),
+                        Err(error) => assert!(Instant::now() < deadline, "{error}"),
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
             })
             .collect()
     }

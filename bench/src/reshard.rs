@@ -188,6 +188,7 @@ async fn run_layout(
             .with_context(|| change.to_string())?;
         let ended = Instant::now();
         tokio::time::sleep(pause).await;
+        sampler.recovered(ended).await;
         spans.push(Span {
             change: change.to_string(),
             began,

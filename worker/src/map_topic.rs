@@ -187,7 +187,8 @@ fn document_in(payload: Option<&[u8]>) -> Read {
 fn begin_as_the_only_one(
     producer: &ThreadedProducer<DefaultProducerContext>,
 ) -> Result<(), KafkaError> {
-    let deadline = Instant::now() + BROKER_TIMEOUT;
+    // An answer that is late is asked for again: what was begun goes on.
+    let deadline = Instant::now() + 3 * BROKER_TIMEOUT;
     loop {
         match producer.init_transactions(BROKER_TIMEOUT) {
             Err(KafkaError::Transaction(error))

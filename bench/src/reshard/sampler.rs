@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use shardlane_router::{Epoch, ShardMap, Slot};
 use shardlane_sql::{Store, TABLES};
 use shardlane_worker::Stats;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Span;
@@ -21,6 +22,8 @@ const ASK: Duration = Duration::from_millis(250);
 const POINT: Duration = Duration::from_millis(250);
 /// The owner-hit ratio that counts as recovered.
 const RECOVERED: f64 = 0.99;
+/// How long a change's quiet stretch is made longer at most, until it has recovered.
+const RECOVERY_MAX: Duration = Duration::from_secs(20);
 
 /// The counts of all slots at one moment.
 struct Look {
@@ -29,6 +32,7 @@ struct Look {
 }
 
 /// How much of the work since the last answer went to its owner.
+#[derive(Clone, Copy)]
 struct Hit {
     at: Instant,
     ratio: f64,
@@ -47,6 +51,8 @@ pub(crate) struct Sampler {
     stop: Arc<AtomicBool>,
     looks: JoinHandle<Vec<Look>>,
     hits: Option<JoinHandle<anyhow::Result<Vec<Hit>>>>,
+    /// The last one.
+    hit: watch::Receiver<Option<Hit>>,
 }
 
 impl Sampler {
@@ -54,12 +60,28 @@ impl Sampler {
     pub(crate) fn start(stats: Arc<Stats>, store: Arc<Store>, truth: Option<String>) -> Sampler {
         let stop = Arc::new(AtomicBool::new(false));
         let looks = tokio::spawn(look(Arc::clone(&stats), Arc::clone(&stop)));
-        let hits = truth.map(|url| tokio::spawn(ask(url, stats, store, Arc::clone(&stop))));
+        let (told, hit) = watch::channel(None);
+        let hits = truth.map(|url| tokio::spawn(ask(url, stats, store, Arc::clone(&stop), told)));
         Sampler {
             began: Instant::now(),
             stop,
             looks,
             hits,
+            hit,
+        }
+    }
+
+    /// Waits until the work goes to its owners again after a change that ended then; not for long.
+    pub(crate) async fn recovered(&self, ended: Instant) {
+        if self.hits.is_none() {
+            return;
+        }
+        let is_right =
+            |hit: &Option<Hit>| hit.is_some_and(|it| it.at > ended && it.ratio >= RECOVERED);
+        let mut hit = self.hit.clone();
+        let seen = tokio::time::timeout(RECOVERY_MAX, hit.wait_for(is_right)).await;
+        if seen.is_err() {
+            tracing::warn!("the map was not right again within {RECOVERY_MAX:?}");
         }
     }
 
@@ -99,6 +121,7 @@ async fn ask(
     stats: Arc<Stats>,
     store: Arc<Store>,
     stop: Arc<AtomicBool>,
+    told: watch::Sender<Option<Hit>>,
 ) -> anyhow::Result<Vec<Hit>> {
     let client = connect(&url).await?;
     let mut hits = Vec::new();
@@ -112,10 +135,12 @@ async fn ask(
         let now = stats.slot_counts();
         let routes = store.routes();
         if let Some(ours) = routes.shard_map() {
-            hits.push(Hit {
+            let hit = Hit {
                 at: Instant::now(),
                 ratio: hit_ratio(&before, &now, ours, &truth),
-            });
+            };
+            hits.push(hit);
+            told.send_replace(Some(hit));
         }
         before = now;
     }
