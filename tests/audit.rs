@@ -1,17 +1,16 @@
 //! `shardlane audit` as a script sees it: exit codes and stable kinds.
 
-use std::process::{Command, Output};
+mod command;
+
+use std::process::Output;
 
 use serde_json::Value;
 use shardlane_local::{Postgres, PostgresOptions, create_database, require};
 
+use crate::command::shardlane;
+
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_shardlane"))
-        .args(arguments)
-        .env_remove("SHARDLANE_KAFKA")
-        .env_remove("SHARDLANE_DATABASE")
-        .output()
-        .unwrap()
+    shardlane(arguments).output().unwrap()
 }
 
 /// The exit code and the findings.

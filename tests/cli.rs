@@ -1,24 +1,17 @@
 //! The built `shardlane`, as a script sees it: exit codes, sentences, JSON, and nothing left behind.
 
+mod command;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use shardlane_local::{Postgres, PostgresOptions, create_database, require};
 
-const UUID: &str = "550e8400-e29b-41d4-a716-446655440000";
+use crate::command::shardlane;
 
-fn shardlane(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shardlane"));
-    command
-        .args(arguments)
-        .env_remove("SHARDLANE_KAFKA")
-        .env_remove("SHARDLANE_DATABASE")
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null());
-    command
-}
+const UUID: &str = "550e8400-e29b-41d4-a716-446655440000";
 
 fn run(arguments: &[&str]) -> Output {
     shardlane(arguments).output().unwrap()

@@ -1,6 +1,8 @@
 //! `shardlane dlq` as a script sees it.
 
-use std::process::{Command, Output};
+mod command;
+
+use std::process::Output;
 
 use serde_json::Value;
 use shardlane_domain::{Event, Source};
@@ -9,13 +11,10 @@ use shardlane_sql::testing::TestDb;
 use shardlane_sql::{Layout, NewLetter};
 use uuid::Uuid;
 
+use crate::command::shardlane;
+
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_shardlane"))
-        .args(arguments)
-        .env_remove("SHARDLANE_KAFKA")
-        .env_remove("SHARDLANE_DATABASE")
-        .output()
-        .unwrap()
+    shardlane(arguments).output().unwrap()
 }
 
 /// Runs, and expects exit code 2 with a sentence that holds `part`.

@@ -1,9 +1,11 @@
 //! Partitions grow while the built `shardlane` takes webhooks: killed, suspended, run again.
 
+mod command;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -12,18 +14,9 @@ use serde_json::{Value, json};
 use shardlane_local::{Kafka, KafkaOptions, Postgres, PostgresOptions, create_database, require};
 use shardlane_router::{Epoch, KeyType, RouteKey, ShardId, SlotMap, TokenHash};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+use crate::command::shardlane;
 
-fn shardlane(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shardlane"));
-    command
-        .args(arguments)
-        .env_remove("SHARDLANE_KAFKA")
-        .env_remove("SHARDLANE_DATABASE")
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null());
-    command
-}
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output {

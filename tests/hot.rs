@@ -1,19 +1,14 @@
 //! A worker that answers, and `shardlane status` that asks it.
 
+mod command;
+
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 use shardlane_local::{Kafka, KafkaOptions, Postgres, PostgresOptions, create_database, require};
 
-fn shardlane(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shardlane"));
-    command
-        .args(arguments)
-        .env_remove("SHARDLANE_KAFKA")
-        .env_remove("SHARDLANE_DATABASE");
-    command
-}
+use crate::command::shardlane;
 
 fn run(arguments: &[&str]) -> Output {
     shardlane(arguments).output().unwrap()

@@ -1,63 +1,19 @@
 //! The page of a worker, in a browser without a window: what it shows while all is well, and while a shard is away.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Output, Stdio};
+mod command;
+mod running;
+
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use shardlane_local::{Kafka, KafkaOptions, Postgres, PostgresOptions, create_database, require};
 
+use crate::command::shardlane;
+use crate::running::Running;
+
 const PATIENCE: Duration = Duration::from_secs(90);
 
-fn shardlane(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shardlane"));
-    command
-        .args(arguments)
-        .env_remove("SHARDLANE_KAFKA")
-        .env_remove("SHARDLANE_DATABASE");
-    command
-}
-
-/// A server that ends with the test, whatever becomes of it.
-struct Running {
-    process: Child,
-    address: String,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
 impl Running {
-    fn start(arguments: &[&str]) -> Running {
-        let mut process = shardlane(arguments).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
-            let (_, address) = line.split_once(" on http://")?;
-            Some(address.split(';').next()?.to_owned())
-        });
-        // Somebody must read, or the server waits.
-        std::thread::spawn(move || lines.for_each(drop));
-        Running {
-            process,
-            address: address.expect("the server says where it answers"),
-        }
-    }
-
-    fn post(&self, event: usize) {
-        let user = uuid::Uuid::from_u128(event as u128);
-        let body = format!(
-            r#"{{"provider_event_id":"e-{event}","order_id":"o-{event}","user_id":"{user}","status":"created",
-            "created_at":"2026-11-01T10:00:00Z","updated_at":"2026-11-01T10:00:00Z","meta":{{}}}}"#
-        );
-        let sent = ureq::post(format!("http://{}/webhooks/payments/orders", self.address))
-            .header("content-type", "application/json")
-            .send(body);
-        assert_eq!(sent.unwrap().status(), 202);
-    }
-
     /// The page after it has asked a few times.
     fn page(&self) -> String {
         let profile = tempfile::tempdir().unwrap();
@@ -142,7 +98,11 @@ fn the_page_shows_lanes_and_a_shard_that_is_away() {
         .unwrap();
     assert_eq!(nobody.status.code(), Some(2));
 
-    (0..50).for_each(|event| ingest.post(event));
+    let post = |event: usize| {
+        let user = uuid::Uuid::from_u128(event as u128).to_string();
+        assert_eq!(ingest.post_order(event, &user, "created"), 202);
+    };
+    (0..50).for_each(post);
     let page = worker.until_page_has(&[
         "All nodes answer",
         "group shardlane, map epoch 1",
@@ -155,7 +115,7 @@ fn the_page_shows_lanes_and_a_shard_that_is_away() {
     assert_eq!(page.matches("class=\"flows\"").count(), 16, "{page}");
 
     runtime.block_on(second.kill()).unwrap();
-    (50..100).for_each(|event| ingest.post(event));
+    (50..100).for_each(post);
     let page = worker.until_page_has(&["1 of 2 nodes: no answer", "<td class=\"bad\">waits</td>"]);
     // Its own lanes only.
     assert!(page.matches(">waits<").count() <= 8, "{page}");

@@ -1,10 +1,14 @@
 //! `--log-format json`: what a program that reads the log gets.
 
+mod command;
+
 use std::io::{BufRead, BufReader, Lines};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 
 use serde_json::Value;
 use shardlane_local::{Postgres, PostgresOptions, create_database, require};
+
+use crate::command::shardlane;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const USER: &str = "550e8400-e29b-41d4-a716-446655440000";
@@ -16,15 +20,6 @@ impl Drop for Running {
         self.0.kill().ok();
         self.0.wait().ok();
     }
-}
-
-fn shardlane(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shardlane"));
-    command
-        .args(arguments)
-        .env_remove("SHARDLANE_KAFKA")
-        .env_remove("SHARDLANE_DATABASE");
-    command
 }
 
 /// The next line of this kind.

@@ -1,46 +1,21 @@
 //! `/metrics` of real processes: what docs/metrics.md says, neither more nor less, and what promtool takes.
 
+mod command;
+mod running;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use shardlane_local::{Kafka, KafkaOptions, Postgres, PostgresOptions, create_database, require};
 
+use crate::command::shardlane;
+use crate::running::Running;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn shardlane(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shardlane"));
-    command
-        .args(arguments)
-        .env_remove("SHARDLANE_KAFKA")
-        .env_remove("SHARDLANE_DATABASE");
-    command
-}
-
-/// A server that ends with the test, whatever becomes of it.
-struct Running {
-    process: Child,
-    address: String,
-}
-
 impl Running {
-    fn start(arguments: &[&str]) -> Running {
-        let mut process = shardlane(arguments).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| {
-                let (_, address) = line.split_once(" on http://")?;
-                Some(address.split(';').next()?.to_owned())
-            })
-            .expect("the server says where it answers");
-        // Somebody must read, or the server waits.
-        std::thread::spawn(move || lines.for_each(drop));
-        Running { process, address }
-    }
-
     fn get(&self, path: &str, accept: &str) -> (String, String) {
         let url = format!("http://{}{path}", self.address);
         let mut answer = ureq::get(&url).header("accept", accept).call().unwrap();
@@ -58,33 +33,6 @@ impl Running {
         assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"));
         assert!(open.ends_with("# EOF\n"));
         Metrics { text }
-    }
-
-    /// Posts an order's webhook.
-    fn post(&self, user: &str) -> u16 {
-        self.post_status(user, "created")
-    }
-
-    fn post_status(&self, user: &str, status: &str) -> u16 {
-        let body = format!(
-            r#"{{"provider_event_id":"e-1","order_id":"o-1","user_id":"{user}","status":"{status}",
-            "created_at":"2026-11-01T10:00:00Z","updated_at":"2026-11-01T10:00:00Z","meta":{{}}}}"#
-        );
-        let url = format!("http://{}/webhooks/payments/orders", self.address);
-        let sent = ureq::post(&url)
-            .header("content-type", "application/json")
-            .config()
-            .http_status_as_error(false)
-            .build()
-            .send(body);
-        sent.unwrap().status().as_u16()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
     }
 }
 
@@ -226,9 +174,16 @@ fn docs_and_servers_name_the_same_metrics() {
         &[database, port],
     ));
 
-    assert_eq!(ingest.post("550e8400-e29b-41d4-a716-446655440000"), 202);
-    assert_eq!(direct.post("550e8400-e29b-41d4-a716-446655440001"), 200);
-    assert_eq!(ingest.post("nobody"), 422);
+    let created = |door: &Running, user| door.post_order(1, user, "created");
+    assert_eq!(
+        created(&ingest, "550e8400-e29b-41d4-a716-446655440000"),
+        202
+    );
+    assert_eq!(
+        created(&direct, "550e8400-e29b-41d4-a716-446655440001"),
+        200
+    );
+    assert_eq!(created(&ingest, "nobody"), 422);
     let applied = r#"shardlane_events_total{topic="orders.webhooks",outcome="applied"}"#;
     let deadline = Instant::now() + PATIENCE;
     let of_worker = loop {
@@ -278,7 +233,7 @@ fn docs_and_servers_name_the_same_metrics() {
     assert_eq!(direct.metrics().sum("shardlane_dead_letters_total"), 0.0);
     // Another payload under an id that was used.
     assert_eq!(
-        direct.post_status("550e8400-e29b-41d4-a716-446655440001", "updated"),
+        direct.post_order(1, "550e8400-e29b-41d4-a716-446655440001", "updated"),
         409
     );
     let of_direct = direct.metrics();

@@ -1,15 +1,21 @@
 //! What watches the system: rules that promtool takes and whose tests pass, a page for each alert, and no query of a rule or
 //! a dashboard that asks for what nobody measures.
 
+mod command;
+mod running;
+
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use shardlane_local::{Kafka, KafkaOptions, Postgres, PostgresOptions, create_database, require};
+
+use crate::command::shardlane;
+use crate::running::Running;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
@@ -157,37 +163,7 @@ fn queries_ask_for_metrics_that_are_described() {
     }
 }
 
-/// A child that ends with the test.
-struct Running {
-    process: Child,
-    address: String,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
 impl Running {
-    /// One of our servers, which says where it answers.
-    fn shardlane(arguments: &[&str]) -> Running {
-        let mut command = shardlane(arguments);
-        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
-            let (_, address) = line.split_once(" on http://")?;
-            Some(address.split(';').next()?.to_owned())
-        });
-        // Somebody must read, or the server waits.
-        std::thread::spawn(move || lines.for_each(drop));
-        Running {
-            process,
-            address: address.expect("the server says where it answers"),
-        }
-    }
-
     fn prometheus(folder: &Path, jobs: &[(&str, &Running)]) -> Running {
         let jobs: String = jobs
             .iter()
@@ -231,29 +207,6 @@ impl Running {
             serde_json::from_str(&answer.ok()?.body_mut().read_to_string().ok()?).ok()?;
         Some(answer["data"]["result"].as_array()?.len())
     }
-
-    fn post(&self, event: usize, user: &str) {
-        let body = format!(
-            r#"{{"provider_event_id":"e-{event}","order_id":"o-{event}","user_id":"{user}","status":"created",
-            "created_at":"2026-11-01T10:00:00Z","updated_at":"2026-11-01T10:00:00Z","meta":{{}}}}"#
-        );
-        let sent = ureq::post(format!("http://{}/webhooks/payments/orders", self.address))
-            .header("content-type", "application/json")
-            .config()
-            .http_status_as_error(false)
-            .build()
-            .send(body);
-        sent.unwrap();
-    }
-}
-
-fn shardlane(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shardlane"));
-    command
-        .args(arguments)
-        .env_remove("SHARDLANE_KAFKA")
-        .env_remove("SHARDLANE_DATABASE");
-    command
 }
 
 /// Every query of dashboards and recording rules, and every metric of the alerts, as Prometheus is asked.
@@ -312,7 +265,7 @@ fn every_query_has_data_while_the_system_works() {
         }
     }
     let listen = "--listen=127.0.0.1:0";
-    let worker = Running::shardlane(&[
+    let worker = Running::start(&[
         "worker",
         "--layout",
         "partman",
@@ -322,7 +275,7 @@ fn every_query_has_data_while_the_system_works() {
         &url,
         listen,
     ]);
-    let ingest = Running::shardlane(&[
+    let ingest = Running::start(&[
         "ingest",
         "--unsigned",
         "--mode",
@@ -340,8 +293,8 @@ fn every_query_has_data_while_the_system_works() {
     let mut open = asked();
     let deadline = Instant::now() + PATIENCE;
     for event in 0.. {
-        ingest.post(event, "550e8400-e29b-41d4-a716-446655440000");
-        ingest.post(event, "nobody");
+        ingest.post_order(event, "550e8400-e29b-41d4-a716-446655440000", "created");
+        ingest.post_order(event, "nobody", "created");
         open.retain(|query| {
             prometheus
                 .series(&query.text)
