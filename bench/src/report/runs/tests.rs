@@ -49,8 +49,9 @@ fn study() -> Study {
 fn all_committed_runs_are_on_one_page() {
     let runs = Runs::read(&committed()).unwrap();
     let unread: Vec<&str> = runs.unread.iter().map(|(file, _)| file.as_str()).collect();
-    // Written by hand, and it says what it is in its README.
-    assert_eq!(unread, ["2026-11-21-2-core-vm-nets/alternations.json"]);
+    // Made by hand of several results, which their README says.
+    let by_hand = |file: &&str| file.starts_with("2026-11-21-2-core-vm-nets/alternations");
+    assert!(!unread.is_empty() && unread.iter().all(by_hand), "{unread:?}");
     let page = render(&runs).unwrap();
     let experiments: BTreeSet<&str> = runs
         .ran
