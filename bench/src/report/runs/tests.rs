@@ -51,7 +51,10 @@ fn all_committed_runs_are_on_one_page() {
     let unread: Vec<&str> = runs.unread.iter().map(|(file, _)| file.as_str()).collect();
     // Made by hand of several results, which their README says.
     let by_hand = |file: &&str| file.starts_with("2026-11-21-2-core-vm-nets/alternations");
-    assert!(!unread.is_empty() && unread.iter().all(by_hand), "{unread:?}");
+    assert!(
+        !unread.is_empty() && unread.iter().all(by_hand),
+        "{unread:?}"
+    );
     let page = render(&runs).unwrap();
     let experiments: BTreeSet<&str> = runs
         .ran
