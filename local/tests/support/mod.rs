@@ -50,7 +50,10 @@ const REPORT: &str = "SHARDLANE_TEST_REPORT";
 impl Parent {
     pub(crate) fn start(test: &str) -> Parent {
         let scratch = tempfile::tempdir().unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
+        // Whoever started the tests in the background has had them ignore SIGINT, and so would the parent.
+        let child = Command::new("env")
+            .arg("--default-signal=INT")
+            .arg(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])
             .env(REPORT, scratch.path().join("report"))
             .stdin(Stdio::null())
