@@ -6,7 +6,7 @@ mod model;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use shardlane_router::SlotMap;
 use shardlane_sql::{CitusPath, Layout};
 
@@ -190,9 +190,7 @@ impl<'a> Ground<'a> {
     }
 
     async fn feed(&self, cell: Cell, round: u32) -> anyhow::Result<Fed> {
-        let mut running = self.lab.layouts.iter();
-        let servers = running.find(|servers| servers.layout() == cell.layout);
-        let servers = servers.context("a cell exists for a layout that runs")?;
+        let servers = self.lab.servers(cell.layout)?;
         let name = format!("cost_{}_{round}", cell.path.as_str().replace('-', "_"));
         let database = servers
             .create(&name, &self.map, self.settings.partitions)

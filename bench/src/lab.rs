@@ -60,6 +60,16 @@ impl Lab {
         })
     }
 
+    /// Those of a layout.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub(crate) fn servers(&self, layout: Layout) -> anyhow::Result<&LayoutServers> {
+        let mut running = self.layouts.iter();
+        let found = running.find(|servers| servers.layout() == layout);
+        found.with_context(|| format!("layout {layout} does not run"))
+    }
+
     /// Versions of what runs.
     pub(crate) async fn versions(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let mut versions = BTreeMap::from([

@@ -192,9 +192,7 @@ impl<'a> Ground<'a> {
 
     async fn measure(&self, cell: Cell, round: u32) -> anyhow::Result<(Run, String)> {
         let streamed = &self.streams[cell.stream];
-        let mut running = self.lab.layouts.iter();
-        let servers = running.find(|servers| servers.layout() == cell.layout);
-        let servers = servers.context("a cell exists for a layout that runs")?;
+        let servers = self.lab.servers(cell.layout)?;
         let name = format!("skew_{}_{}_{round}", cell.stream, u8::from(cell.cured));
         let database = servers
             .create(&name, &self.map, self.settings.partitions)

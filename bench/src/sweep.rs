@@ -6,7 +6,7 @@ mod knob;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use shardlane_router::{Epoch, ShardId, SlotMap, TokenHash};
 use shardlane_sql::servers::LayoutServers;
 use shardlane_sql::{CitusPath, Layout};
@@ -145,9 +145,7 @@ impl<'a> Ground<'a> {
     }
 
     async fn feed(&self, cell: Cell, round: u32) -> anyhow::Result<Fed> {
-        let mut running = self.lab.layouts.iter();
-        let servers = running.find(|servers| servers.layout() == cell.layout);
-        let servers = servers.context("a cell exists for a layout that runs")?;
+        let servers = self.lab.servers(cell.layout)?;
         let with = cell.knob.applied(self.settings.usual, cell.value);
         let (topic, map) = self.topics.get(cell.value).unwrap_or(&self.topics[0]);
         let name = format!("sweep_{}_{round}", cell.value);
